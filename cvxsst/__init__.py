@@ -1,0 +1,58 @@
+"""Write the constraints of conv(Z); get a differentiable, stochastic softmax over Z.
+
+    argmax(P, w)    a vertex of P that maximizes <w, z>
+    softmax(P, w)   argmax over z in P of <w, z> - T f(z), differentiable
+
+``Polytope`` and ``polytope`` declare P with CVXPY constraints; ``StochasticArgmax`` and ``StochasticSoftmax`` are the
+same maps of random utilities; ``certificate`` and ``audit`` say whether an answer, or a declaration, is right. The zoo
+of ready polytopes is the package ``polytopes``.
+"""
+
+from cvxsst.audit import Audit, audit
+from cvxsst.certificate import Certificate, certificate
+from cvxsst.distributions import NegativeExponential, StochasticArgmax, StochasticSoftmax
+from cvxsst.engines import Info, which_engine
+from cvxsst.errors import (
+    ArgumentTypeError,
+    ConvergenceError,
+    EmptyPolytopeError,
+    NoFastPathError,
+    NotPolyhedralError,
+    UnboundedPolytopeError,
+)
+from cvxsst.layer import SoftmaxLayer
+from cvxsst.maps import argmax, softmax
+from cvxsst.polytope import Family, Polytope, polytope
+from cvxsst.regularizers import BinaryEntropy, CategoricalEntropy, Custom, Euclidean, ExponentialFamily, Regularizer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArgumentTypeError",
+    "Audit",
+    "BinaryEntropy",
+    "CategoricalEntropy",
+    "Certificate",
+    "ConvergenceError",
+    "Custom",
+    "EmptyPolytopeError",
+    "Euclidean",
+    "ExponentialFamily",
+    "Family",
+    "Info",
+    "NegativeExponential",
+    "NoFastPathError",
+    "NotPolyhedralError",
+    "Polytope",
+    "Regularizer",
+    "SoftmaxLayer",
+    "StochasticArgmax",
+    "StochasticSoftmax",
+    "UnboundedPolytopeError",
+    "argmax",
+    "audit",
+    "certificate",
+    "polytope",
+    "softmax",
+    "which_engine",
+]

@@ -1,0 +1,121 @@
+"""The arguments that every public function takes, checked once and in the same words.
+
+Everything is brought to one form: u = w / T, float64, ``(B, n)`` with the batch flattened and z row by row,
+and a mask of the entries that -inf forbids.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from cvxsst.errors import ArgumentTypeError
+from cvxsst.regularizers import Regularizer, checked_regularizer
+
+if TYPE_CHECKING:
+    from cvxsst.polytope import Polytope
+
+
+@dataclass(frozen=True)
+class Problem:
+    """argmax over P of <u, z> - f(z) for a flat batch of u = w / T.
+
+    Attributes:
+        u: ``(B, n)`` float64, finite: 0 where forbidden; carries the gradients of w and T.
+        forbidden: ``(B, n)`` bool, or None where w holds no -inf.
+        temperature: float64, of the shape of ``batch``.
+        batch: the batch shape of the result.
+        dtype, device: of w, and of the result.
+    """
+
+    u: torch.Tensor
+    forbidden: torch.Tensor | None
+    temperature: torch.Tensor
+    batch: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+    def forbidden_entries(self, instance: int) -> tuple[int, ...]:
+        """The indices of the entries forbidden in one instance."""
+        if self.forbidden is None:
+            return ()
+        return tuple(self.forbidden[instance].nonzero().flatten().tolist())
+
+    def instance(self, flat: int) -> tuple[int, ...]:
+        """The index into the batch of a flat position."""
+        return tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), self.batch)) if self.batch else ()
+
+
+def checked_problem(
+    P: Polytope, w: torch.Tensor, regularizer: Regularizer | None, temperature: float | torch.Tensor
+) -> Problem:
+    """Check P, w, the regularizer (None: the argmax) and T, and bring them to the form of ``Problem``."""
+    checked_polytope(P)
+    if regularizer is not None:
+        checked_regularizer(regularizer)
+    check_utilities(P, w)
+    T = checked_temperature(temperature, w.device)
+    event = len(P.shape)
+    try:
+        batch = torch.broadcast_shapes(w.shape[: w.dim() - event], T.shape)
+    except RuntimeError:
+        raise ValueError(
+            f"temperature: shape {tuple(T.shape)} does not broadcast with the batch shape "
+            f"{tuple(w.shape[: w.dim() - event])} of w"
+        ) from None
+    forbidden = w == -torch.inf
+    finite = w.to(torch.float64).masked_fill(forbidden, 0.0)
+    u = (finite / T.reshape(T.shape + (1,) * event)).expand(*batch, *P.shape).reshape(batch.numel(), P.size)
+    if not bool(torch.isfinite(u).all()):
+        raise ValueError("temperature: w / temperature overflows; raise the temperature or shrink the utilities")
+    mask = forbidden.expand(*batch, *P.shape).reshape(batch.numel(), P.size) if bool(forbidden.any()) else None
+    return Problem(u, mask, T.expand(batch), batch, w.dtype, w.device)
+
+
+def checked_polytope(P: Polytope) -> Polytope:
+    from cvxsst.polytope import Family, Polytope
+
+    if isinstance(P, Polytope):
+        return P
+    if isinstance(P, Family):
+        raise ArgumentTypeError(f"P: {P.name} is a family of polytopes; call it with its arguments, {P.name}(...)")
+    raise ArgumentTypeError(f"P: expected a cvxsst.Polytope, got {type(P).__name__}")
+
+
+def check_utilities(P: Polytope, w: torch.Tensor) -> None:
+    if not isinstance(w, torch.Tensor):
+        raise ArgumentTypeError(f"w: expected a torch.Tensor, got {type(w).__name__}; use torch.as_tensor(w)")
+    if not w.is_floating_point():
+        raise ArgumentTypeError(f"w: expected a floating point tensor, got {w.dtype}; use w.double() or w.float()")
+    event = len(P.shape)
+    if w.dim() < event or tuple(w.shape[w.dim() - event :]) != P.shape:
+        raise ValueError(
+            f"w: the last dimensions must be the shape of the polytope {P!r}, {P.shape}, got {tuple(w.shape)}; "
+            "the dimensions before them are the batch"
+        )
+    wrong = torch.isnan(w) | (w == torch.inf)
+    if bool(wrong.any()):
+        where = tuple(wrong.nonzero()[0].tolist())
+        raise ValueError(
+            f"w: {w[where].item()} at index {where} ({int(wrong.sum())} such entries); utilities must be finite, "
+            "or -inf to forbid an entry"
+        )
+
+
+def checked_temperature(temperature: float | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """T as a float64 tensor (a scalar, or of a shape that broadcasts with the batch)."""
+    if isinstance(temperature, torch.Tensor):
+        if not temperature.is_floating_point():
+            raise ArgumentTypeError(f"temperature: expected floating point, got {temperature.dtype}")
+        T = temperature.to(device, torch.float64)
+        if not bool(((T > 0) & torch.isfinite(T)).all()):
+            raise ValueError("temperature: must be positive and finite everywhere; for T = 0 use cvxsst.argmax")
+        return T
+    if isinstance(temperature, bool) or not isinstance(temperature, int | float):
+        raise ArgumentTypeError(f"temperature: expected a float or a tensor, got {type(temperature).__name__}")
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(f"temperature: must be positive and finite, got {temperature}; for T = 0 use cvxsst.argmax")
+    return torch.tensor(float(temperature), dtype=torch.float64, device=device)

@@ -1,0 +1,148 @@
+"""From CVXPY constraints to matrices.
+
+    the declaration   -->   A x = b,  G x <= h,   x = (z, y)
+
+with the columns of z first, in row-major order, and the lifted columns y after them. The translation is
+CVXPY's own (``Problem.get_problem_data``): atoms such as ``abs``, ``max`` or ``sum_largest`` become linear
+rows with lifted columns of their own; whatever needs another cone than the zero and the nonnegative one is
+not polyhedral and is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cvxpy as cp
+import numpy as np
+import scipy.sparse as sp
+
+from cvxsst.errors import NotPolyhedralError
+
+
+@dataclass(frozen=True)
+class StandardForm:
+    """{x = (z, y) : A x = b, G x <= h}; ``n`` counts the columns of z, which come first."""
+
+    A: sp.csr_array
+    b: np.ndarray
+    G: sp.csr_array
+    h: np.ndarray
+    n: int
+
+    @property
+    def columns(self) -> int:
+        return self.A.shape[1]
+
+    @property
+    def lifted(self) -> int:
+        """How many columns are lifted."""
+        return self.columns - self.n
+
+    def without(self, fixed: np.ndarray, values: np.ndarray) -> StandardForm:
+        """The slice in which the columns of z listed in ``fixed`` have these values, those columns removed."""
+        keep = np.setdiff1d(np.arange(self.columns), fixed)
+        b, h = self.b - self.A[:, fixed] @ values, self.h - self.G[:, fixed] @ values
+        return StandardForm(self.A[:, keep], b, self.G[:, keep], h, self.n - len(fixed))
+
+
+def canonicalize(z: cp.Variable, constraints: Sequence[cp.Constraint]) -> StandardForm:
+    """The standard form of {z : constraints}.
+
+    Raises:
+        NotPolyhedralError: an integer or complex variable, a ``cp.Parameter``, a constraint that is not DCP
+            or not polyhedral; the message names the constraint.
+    """
+    _refuse_what_is_not_polyhedral(z, constraints)
+    # A variable with attributes (nonneg, bounds, symmetric ...) is replaced by CVXPY with another one and
+    # extra constraints; a plain copy keeps its identity. Its rows come first.
+    plain = not any(z.attributes[name] for name in z.attributes)
+    copy = z if plain else cp.Variable(z.shape)
+    rows = list(constraints) if plain else [copy == z, *constraints]
+    problem = cp.Problem(cp.Minimize(cp.sum(copy)), rows)  # the objective only keeps every entry of z in sight
+    data, _, _ = problem.get_problem_data(cp.CLARABEL)
+    cones = data["dims"]
+    if cones.exp or cones.soc or cones.psd or cones.p3d or cones.pnd:
+        raise _not_polyhedral(z, constraints)
+    width = len(data["c"])
+    M = sp.csr_array((0, width)) if data["A"] is None else sp.csr_array(data["A"])
+    right = np.zeros(0) if data["b"] is None else np.asarray(data["b"], dtype=float)
+
+    start = data["param_prob"].var_id_to_col[copy.id]
+    order = start + np.arange(z.size).reshape(z.shape, order="F").ravel()  # CVXPY stores columns first
+    M = M[:, np.concatenate([order, np.setdiff1d(np.arange(width), order)])]
+    equalities = cones.zero
+    form = StandardForm(M[:equalities], right[:equalities], M[equalities:], right[equalities:], z.size)
+    return form if plain else _substitute_copies(form)
+
+
+def _substitute_copies(form: StandardForm) -> StandardForm:
+    """Eliminate the original variable x of a copy z: wherever z_i = x_j stands, write z_i for x_j.
+
+    Without this, ``nonneg=True`` would cost a lifted column for every entry.
+    """
+    A, G = form.A.tolil(), form.G.tolil()
+    place: dict[int, int] = {}
+    rows_to_drop = []
+    for row in range(form.A.shape[0]):
+        columns, values = A.rows[row], A.data[row]
+        if len(columns) == 2 and form.b[row] == 0 and values[0] == -values[1]:
+            i, j = sorted(columns)
+            if i < form.n <= j and j not in place:
+                place[j] = i
+                rows_to_drop.append(row)
+    keep_columns = [j for j in range(form.columns) if j not in place]
+    target = {j: k for k, j in enumerate(keep_columns)}
+    where = [target[place.get(j, j)] for j in range(form.columns)]
+    move = sp.csr_array((np.ones(form.columns), (np.arange(form.columns), where)))
+    keep_rows = np.setdiff1d(np.arange(form.A.shape[0]), rows_to_drop)
+    return StandardForm(
+        sp.csr_array(A.tocsr()[keep_rows] @ move), form.b[keep_rows], sp.csr_array(G.tocsr() @ move), form.h, form.n
+    )
+
+
+def _refuse_what_is_not_polyhedral(z: cp.Variable, constraints: Sequence[cp.Constraint]) -> None:
+    for variable in {v.id: v for v in [z, *(v for c in constraints for v in c.variables())]}.values():
+        attributes = variable.attributes
+        if attributes["boolean"] or attributes["integer"]:
+            raise NotPolyhedralError(
+                f"variable {variable.name()} is declared boolean or integer; declare the convex hull instead: "
+                "a continuous variable with the linear constraints of conv(Z)"
+            )
+        if variable.is_complex():
+            raise NotPolyhedralError(f"variable {variable.name()} is complex; a polytope needs real variables")
+    for position, constraint in enumerate(constraints):
+        if constraint.parameters():
+            raise NotPolyhedralError(
+                f"constraints[{position}] ({brief(constraint)}) contains a cvxpy.Parameter; a polytope is fixed: "
+                "write the number, or make a family with @cvxsst.polytope and pass it as an argument"
+            )
+        if not constraint.is_dcp():
+            raise NotPolyhedralError(
+                f"constraints[{position}] ({brief(constraint)}) does not follow CVXPY's rules of convexity (DCP); "
+                "only convex sets have linear descriptions: rewrite it, or describe the convex hull"
+            )
+
+
+def _not_polyhedral(z: cp.Variable, constraints: Sequence[cp.Constraint]) -> NotPolyhedralError:
+    """The error for a set that needs a curved cone, naming the constraint (or attribute) that brings it."""
+    for variable in [z, *(v for c in constraints for v in c.variables())]:
+        if variable.attributes["PSD"] or variable.attributes["NSD"]:
+            return NotPolyhedralError(
+                f"variable {variable.name()} is declared PSD or NSD, a curved cone; use linear constraints instead"
+            )
+    for position, constraint in enumerate(constraints):
+        data, _, _ = cp.Problem(cp.Minimize(0), [constraint]).get_problem_data(cp.CLARABEL)
+        cones = data["dims"]
+        if cones.exp or cones.soc or cones.psd or cones.p3d or cones.pnd:
+            return NotPolyhedralError(
+                f"constraints[{position}] ({brief(constraint)}) is curved: it is no finite set of linear inequalities; "
+                "use affine expressions, abs, max, sum_largest, norm1 or norm_inf instead"
+            )
+    return NotPolyhedralError("the constraints together are curved; use linear constraints")
+
+
+def brief(constraint: cp.Constraint) -> str:
+    """A constraint as text short enough for a message."""
+    text = " ".join(str(constraint).split())
+    return text if len(text) <= 80 else text[:77] + "..."

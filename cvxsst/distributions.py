@@ -1,0 +1,324 @@
+"""Stochastic argmax and softmax as ``torch.distributions``.
+
+    X   = argmax over z in P of <w, z>,              w ~ utilities       StochasticArgmax (perturb and maximize)
+    X_T = argmax over z in P of <w, z> - T f(z),     w ~ utilities       StochasticSoftmax, its relaxation
+
+On the simplex with ``Gumbel(theta, 1)`` utilities X is the categorical law with logits theta (the Gumbel-max trick) and
+X_T under ``CategoricalEntropy`` the Gumbel-softmax. In general neither law has a tractable density on P: ``log_prob``
+is that of the utilities. By the data processing inequality the divergence between utilities bounds that between
+structures, KL(q(X) || p(X)) <= KL(q(w) || p(w)): use ``torch.distributions.kl_divergence(q.utilities, p.utilities)``.
+
+Reference: Paulus et al. 2020, "Gradient Estimation with Stochastic Softmax Tricks".
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+from torch.distributions import Distribution, Exponential, constraints, register_kl
+from torch.distributions.kl import kl_divergence
+
+from cvxsst.arguments import checked_polytope, checked_temperature
+from cvxsst.errors import ArgumentTypeError
+from cvxsst.maps import argmax, softmax
+from cvxsst.polytope import Polytope
+from cvxsst.regularizers import Euclidean, Regularizer, checked_regularizer
+
+
+class InPolytope(constraints.Constraint):
+    """The constraint z in P, up to 1e-4 in float32 and 1e-6 in float64: the support of the distributions below."""
+
+    is_discrete = False
+
+    def __init__(self, P: Polytope):
+        self.P = P
+        super().__init__()
+
+    @property
+    def event_dim(self) -> int:  # type: ignore[override]
+        return len(self.P.shape)
+
+    def check(self, value: torch.Tensor) -> torch.Tensor:
+        from cvxsst.certificate import distance
+
+        batch = value.shape[: value.dim() - self.event_dim]
+        rows = value.detach().to("cpu", torch.float64).reshape(batch.numel(), self.P.size).numpy()
+        far = [distance(self.P.presolved, row) if bool((abs(row) < 1e9).all()) else float("inf") for row in rows]
+        tolerance = 1e-6 if value.dtype == torch.float64 else 1e-4
+        inside = torch.tensor(far, dtype=torch.float64) <= tolerance
+        return inside.reshape(batch).to(value.device)
+
+    def __repr__(self) -> str:
+        return f"InPolytope({self.P!r})"
+
+
+class _Perturbed(Distribution):
+    """What both have in common: utilities w, of which the last ``len(P.shape)`` dimensions become the event."""
+
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 - torch's own interface
+
+    def __init__(self, utilities: Distribution, P: Polytope, validate_args: bool | None = None):
+        checked_polytope(P)
+        if not isinstance(utilities, Distribution):
+            raise ArgumentTypeError(
+                f"utilities: expected a torch.distributions.Distribution, got {type(utilities).__name__}; "
+                "wrap a tensor theta as torch.distributions.Gumbel(theta, 1.0)"
+            )
+        whole = utilities.batch_shape + utilities.event_shape
+        event = len(P.shape)
+        if len(whole) < event or tuple(whole[len(whole) - event :]) != P.shape:
+            raise ValueError(
+                f"utilities: batch_shape + event_shape is {tuple(whole)}; its last dimensions must be the shape "
+                f"{P.shape} of {P!r}"
+            )
+        if len(utilities.event_shape) > event:
+            raise ValueError(
+                f"utilities: event_shape {tuple(utilities.event_shape)} has more dimensions than {P!r}, {P.shape}"
+            )
+        self.utilities, self.P = utilities, P
+        batch_shape, event_shape = whole[: len(whole) - event], torch.Size(P.shape)
+        super().__init__(batch_shape, event_shape, validate_args=validate_args)
+
+    def _expanded_utilities(self, batch_shape: torch.Size) -> Distribution:
+        own = len(self.utilities.event_shape)
+        inner = self.event_shape[: len(self.event_shape) - own]
+        return self.utilities.expand(batch_shape + inner)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return InPolytope(self.P)
+
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        """Not available: the law of X has no tractable density.
+
+        Raises:
+            NotImplementedError: always; use ``utilities.log_prob(w)`` with the w of ``sample_with_utilities``.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has no tractable log_prob; estimators use the density of the utilities: "
+            "z, w = d.sample_with_utilities(); d.utilities.log_prob(w)"
+        )
+
+
+D = TypeVar("D", bound=Distribution)
+
+
+def _like(old: Distribution, new: D) -> D:
+    """An expanded distribution validates its samples if the original did; its parameters were checked already."""
+    new._validate_args = old._validate_args
+    return new
+
+
+class StochasticArgmax(_Perturbed):
+    """X = argmax over z in P of <w, z>, w ~ utilities: a random vertex of P.
+
+    Args:
+        utilities: any distribution over w, for example ``Gumbel(theta, 1)``; the last ``len(P.shape)`` dimensions of
+            its batch and event shapes together must be P.shape, and become the event.
+        P: the polytope.
+
+    ``sample`` gives vertices, in the dtype of the utilities; ``sample_with_utilities`` also the w that they come from.
+    Samples have no gradient; ``StochasticSoftmax`` has one.
+
+    Example:
+        >>> import torch, cvxsst
+        >>> from polytopes import simplex
+        >>> d = cvxsst.StochasticArgmax(torch.distributions.Gumbel(torch.zeros(4, 3), 1.0), simplex(3))
+        >>> d
+        StochasticArgmax(utilities: Gumbel, P: simplex(3), batch_shape: (4,))
+        >>> d.sample((2,)).shape
+        torch.Size([2, 4, 3])
+    """
+
+    def sample(self, sample_shape: Any = torch.Size()) -> torch.Tensor:  # noqa: B008 - torch's own interface
+        """Vertices, ``(*sample_shape, *batch_shape, *event_shape)``."""
+        return self.sample_with_utilities(sample_shape)[0]
+
+    @torch.no_grad()
+    def sample_with_utilities(self, sample_shape: Any = torch.Size()) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: B008
+        """(z, w): vertices and the utilities that they maximize."""
+        w = self.utilities.sample(torch.Size(sample_shape))
+        return argmax(self.P, w), w
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> StochasticArgmax:
+        return _like(self, type(self)(self._expanded_utilities(torch.Size(batch_shape)), self.P, validate_args=False))
+
+    def __repr__(self) -> str:
+        return (
+            f"StochasticArgmax(utilities: {type(self.utilities).__name__}, P: {self.P!r}, "
+            f"batch_shape: {tuple(self.batch_shape)})"
+        )
+
+
+class StochasticSoftmax(_Perturbed):
+    """X_T = argmax over z in P of <w, z> - T f(z), w ~ utilities: a random point of P, reparametrized.
+
+    Args:
+        utilities: any distribution over w with ``rsample``, for example ``Gumbel(theta, 1)`` or ``Normal(theta, 1)``.
+        P: the polytope.
+        regularizer: f; default ``Euclidean()``.
+        temperature: T > 0, a float, or a tensor that broadcasts with ``batch_shape`` and may require a gradient.
+        hard: straight-through: ``rsample`` returns the vertex argmax <w, z> with the gradient of the relaxed sample,
+            as ``torch.nn.functional.gumbel_softmax(hard=True)`` does.
+        engine, backward, on_failure: as in ``cvxsst.softmax``.
+
+    ``rsample`` is differentiable in the parameters of utilities and in the temperature.
+
+    Raises:
+        ValueError: utilities of another shape than P, or without ``rsample``; a temperature that does not fit.
+
+    Example:
+        >>> import torch, cvxsst
+        >>> from polytopes import k_subset
+        >>> theta = torch.zeros(5, requires_grad=True)
+        >>> q = cvxsst.StochasticSoftmax(torch.distributions.Gumbel(theta, 1.0), k_subset(5, 2), temperature=0.5)
+        >>> z = q.rsample((10,))
+        >>> bool(torch.allclose(z.sum(-1), torch.tensor(2.0))), z.requires_grad
+        (True, True)
+    """
+
+    has_rsample = True
+
+    def __init__(
+        self,
+        utilities: Distribution,
+        P: Polytope,
+        regularizer: Regularizer = Euclidean(),  # noqa: B008 - frozen and without state
+        temperature: float | torch.Tensor = 1.0,
+        hard: bool = False,
+        *,
+        engine: str = "auto",
+        backward: str = "implicit",
+        on_failure: str = "raise",
+        validate_args: bool | None = None,
+    ):
+        super().__init__(utilities, P, validate_args=validate_args)
+        if not utilities.has_rsample:
+            raise ValueError(
+                f"utilities: {type(utilities).__name__} has no rsample, so there is no gradient to its parameters; "
+                "use StochasticArgmax, or another distribution"
+            )
+        self.regularizer = checked_regularizer(regularizer)
+        shape = checked_temperature(temperature, torch.device("cpu")).shape
+        if torch.broadcast_shapes(shape, self.batch_shape) != self.batch_shape:
+            raise ValueError(
+                f"temperature: shape {tuple(shape)} does not broadcast to the batch shape {tuple(self.batch_shape)}"
+            )
+        self.temperature, self.hard = temperature, hard
+        self._options: dict[str, Any] = {"engine": engine, "backward": backward, "on_failure": on_failure}
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> torch.Tensor:  # noqa: B008 - torch's own interface
+        """Relaxed samples (``hard``: vertices with their gradient), ``(*sample_shape, *batch_shape, *event_shape)``."""
+        return self.rsample_with_utilities(sample_shape)[0]
+
+    def rsample_with_utilities(self, sample_shape: Any = torch.Size()) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: B008
+        """(z, w): the samples and the utilities that they come from, both differentiable."""
+        w = self.utilities.rsample(torch.Size(sample_shape))
+        z = softmax(self.P, w, self.regularizer, self.temperature, **self._options)
+        return (_StraightThrough.apply(z, argmax(self.P, w)) if self.hard else z), w
+
+    @torch.no_grad()
+    def sample_with_utilities(self, sample_shape: Any = torch.Size()) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: B008
+        """(z, w) without gradients."""
+        return self.rsample_with_utilities(sample_shape)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> StochasticSoftmax:
+        utilities = self._expanded_utilities(torch.Size(batch_shape))
+        settings = (self.regularizer, self.temperature, self.hard)
+        return _like(self, type(self)(utilities, self.P, *settings, **self._options, validate_args=False))
+
+    def __repr__(self) -> str:
+        temperature = self.temperature
+        shown = f"tensor of shape {tuple(temperature.shape)}" if isinstance(temperature, torch.Tensor) else temperature
+        return (
+            f"StochasticSoftmax(utilities: {type(self.utilities).__name__}, P: {self.P!r}, "
+            f"regularizer: {self.regularizer!r}, temperature: {shown}, hard: {self.hard}, "
+            f"batch_shape: {tuple(self.batch_shape)})"
+        )
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Forward the vertex, exactly; backward the gradient of the relaxed sample."""
+
+    @staticmethod
+    def forward(ctx: Any, soft: torch.Tensor, hard: torch.Tensor) -> torch.Tensor:
+        return hard.clone()
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return g, None
+
+
+class _NonPositive(constraints.Constraint):
+    """The constraint w <= 0 (torch has only the strict one)."""
+
+    def check(self, value: torch.Tensor) -> torch.Tensor:
+        return value <= 0
+
+
+class NegativeExponential(Distribution):
+    """W = -E, E ~ Exponential(rate): density rate * exp(rate * w) for w <= 0.
+
+    The utilities of the arborescence experiments of Paulus et al. 2020: maximizing sums of -E is minimizing sums of
+    exponential weights. -log E is Gumbel(log rate), a monotone transform, so where only the order of the utilities
+    matters (simplex, k-subsets, spanning trees) the argmax has the same law as under ``Gumbel(rate.log(), 1)``.
+
+    Args:
+        rate: positive; a float or a tensor.
+    """
+
+    arg_constraints = {"rate": constraints.positive}  # noqa: RUF012 - torch's own interface
+    support = _NonPositive()
+    has_rsample = True
+
+    def __init__(self, rate: float | torch.Tensor, validate_args: bool | None = None):
+        self._exponential = Exponential(rate, validate_args=False)
+        self.rate = self._exponential.rate
+        super().__init__(self._exponential.batch_shape, validate_args=validate_args)
+
+    @property
+    def mean(self) -> torch.Tensor:
+        return -self._exponential.mean
+
+    @property
+    def mode(self) -> torch.Tensor:
+        return torch.zeros_like(self.rate)
+
+    @property
+    def variance(self) -> torch.Tensor:
+        return self._exponential.variance
+
+    @property
+    def stddev(self) -> torch.Tensor:
+        return self._exponential.stddev
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> torch.Tensor:  # noqa: B008 - torch's own interface
+        return -self._exponential.rsample(torch.Size(sample_shape))
+
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        """log rate + rate * value."""
+        if self._validate_args:
+            self._validate_sample(value)
+        return self._exponential.log_prob(-value)
+
+    def cdf(self, value: torch.Tensor) -> torch.Tensor:
+        """P(W <= value) = exp(rate * value)."""
+        if self._validate_args:
+            self._validate_sample(value)
+        return torch.exp(self.rate * value).clamp(max=1)
+
+    def icdf(self, value: torch.Tensor) -> torch.Tensor:
+        return torch.log(value) / self.rate
+
+    def entropy(self) -> torch.Tensor:
+        return self._exponential.entropy()
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> NegativeExponential:
+        return _like(self, type(self)(self.rate.expand(torch.Size(batch_shape)), validate_args=False))
+
+
+@register_kl(NegativeExponential, NegativeExponential)
+def _kl_negative_exponential(p: NegativeExponential, q: NegativeExponential) -> torch.Tensor:
+    """That of the exponentials: the sign is a bijection."""
+    return kl_divergence(p._exponential, q._exponential)

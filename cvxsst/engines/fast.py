@@ -1,0 +1,52 @@
+"""The family's own closed forms and algorithms, where its page registers them.
+
+For a family with ``@family.softmax(R)`` that function, for the exponential family and a family with
+``@family.log_partition`` the gradient of A(u).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from cvxsst.engines.base import Engine, Info
+from cvxsst.regularizers import ExponentialFamily, Regularizer
+
+if TYPE_CHECKING:
+    from cvxsst.polytope import Polytope
+
+
+class Fast(Engine):
+    name = "fast"
+
+    def supports(self, P: Polytope, regularizer: Regularizer) -> bool:
+        if P.family is None:
+            return False
+        if type(regularizer) in P.family.softmax_paths:
+            return True
+        return isinstance(regularizer, ExponentialFamily) and P.family.log_partition_function is not None
+
+    def softmax(
+        self, P: Polytope, regularizer: Regularizer, u: torch.Tensor, forbidden: torch.Tensor | None
+    ) -> tuple[torch.Tensor, Info]:
+        assert P.family is not None
+        if forbidden is not None:
+            u = u.masked_fill(forbidden, -torch.inf)
+        shaped = u.reshape(-1, *P.shape)
+        path = P.family.softmax_paths.get(type(regularizer))
+        z = path(shaped, **P.arguments) if path else _gradient_of_log_partition(P, shaped)
+        z = z.reshape(u.shape)
+        return z, Info.of_closed_form(z.detach())
+
+
+def _gradient_of_log_partition(P: Polytope, u: torch.Tensor) -> torch.Tensor:
+    """z = grad A(u) = E[z], itself differentiable (its Jacobian is the covariance of z)."""
+    assert P.family is not None
+    assert P.family.log_partition_function is not None
+    differentiable = torch.is_grad_enabled() and u.requires_grad
+    with torch.enable_grad():
+        leaf = u if u.requires_grad else u.detach().requires_grad_()
+        A = P.family.log_partition_function(leaf, **P.arguments)
+        (z,) = torch.autograd.grad(A.sum(), leaf, create_graph=differentiable)
+    return z

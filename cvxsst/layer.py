@@ -1,0 +1,73 @@
+"""The softmax as a layer of a network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from cvxsst.arguments import checked_polytope, checked_temperature
+from cvxsst.engines import chosen_engine
+from cvxsst.maps import softmax
+from cvxsst.polytope import Polytope
+from cvxsst.regularizers import Euclidean, Regularizer, checked_regularizer
+
+
+class SoftmaxLayer(torch.nn.Module):
+    """w -> argmax over z in P of <w, z> - T f(z) as an ``nn.Module``; see ``cvxsst.softmax``.
+
+    Args:
+        P: the polytope.
+        regularizer: f; default ``Euclidean()``.
+        temperature: T > 0. A float or tensor becomes a buffer (saved in ``state_dict``), an ``nn.Parameter`` is
+            learned.
+        engine, backward, on_failure: as in ``cvxsst.softmax``.
+
+    Shape:
+        w ``(*batch, *P.shape)`` to z of the same shape, dtype and device.
+
+    Picklable and copyable; a polytope of a family travels by its name and arguments.
+
+    Raises:
+        ValueError: as ``cvxsst.softmax``; a wrong engine, regularizer or temperature already here.
+
+    Example:
+        >>> import torch, cvxsst
+        >>> from polytopes import simplex
+        >>> layer = cvxsst.SoftmaxLayer(simplex(3), temperature=0.5)
+        >>> layer
+        SoftmaxLayer(simplex(3), regularizer=Euclidean(), temperature=0.5, engine='auto')
+        >>> layer(torch.tensor([0.2, 0.1, 0.0]))
+        tensor([0.5333, 0.3333, 0.1333])
+    """
+
+    temperature: torch.Tensor
+
+    def __init__(
+        self,
+        P: Polytope,
+        regularizer: Regularizer = Euclidean(),  # noqa: B008 - frozen and without state
+        temperature: float | torch.Tensor = 1.0,
+        engine: str = "auto",
+        *,
+        backward: str = "implicit",
+        on_failure: str = "raise",
+    ):
+        super().__init__()
+        self.P, self.regularizer = checked_polytope(P), checked_regularizer(regularizer)
+        chosen_engine(P, regularizer, engine)
+        checked = checked_temperature(temperature, torch.device("cpu"))
+        if isinstance(temperature, torch.nn.Parameter):
+            self.temperature = temperature
+        else:
+            self.register_buffer("temperature", checked.detach().clone())
+        self.engine = engine
+        self._options: dict[str, Any] = {"backward": backward, "on_failure": on_failure}
+
+    def forward(self, w: torch.Tensor) -> torch.Tensor:
+        return softmax(self.P, w, self.regularizer, self.temperature, self.engine, **self._options)
+
+    def extra_repr(self) -> str:
+        T = self.temperature
+        shown = f"{T.item():g}" if T.dim() == 0 else f"tensor of shape {tuple(T.shape)}"
+        return f"{self.P!r}, regularizer={self.regularizer!r}, temperature={shown}, engine={self.engine!r}"

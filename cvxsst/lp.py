@@ -1,0 +1,174 @@
+"""Linear programs over one fixed polytope: many objectives, one model, warm starts (HiGHS, simplex).
+
+    maximize <c, z>   over   {(z, y) : A (z, y) = b,  G (z, y) <= h}
+
+A simplex method returns a vertex of the set in (z, y). Where y is empty that is a vertex of P. Otherwise,
+and where several z are optimal, a second program maximizes a fixed generic objective over the optimal face:
+its solution is unique in z, hence a vertex of P, the same one every time.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import highspy
+import numpy as np
+import scipy.sparse as sp
+
+TOLERANCE = 1e-9  # of HiGHS, on feasibility and reduced costs; objectives are scaled to max |c| = 1
+
+
+@dataclass
+class LPSolution:
+    """``status`` is "optimal", "infeasible" or "unbounded"; ``x`` is None unless optimal."""
+
+    status: str
+    x: np.ndarray | None = None
+    value: float = np.nan
+
+
+class LinearProgram:
+    """The model max <c, x> over A x = b, G x <= h, lower <= x <= upper, for any number of objectives c.
+
+    Args:
+        A, b, G, h: sparse matrices and right-hand sides; rows of G with one entry become bounds.
+        n: how many leading columns are z; the rest is lifted.
+        lower, upper: further bounds on the columns, if any.
+        keep_rows: leave every row of G a row (A's rows come first), so that ``set_row_upper`` can drop it.
+    """
+
+    def __init__(self, A, b, G, h, n: int, lower=None, upper=None, keep_rows: bool = False):
+        columns = A.shape[1]
+        self.n, self.columns = n, columns
+        self.lower = np.full(columns, -np.inf) if lower is None else np.array(lower, dtype=float)
+        self.upper = np.full(columns, np.inf) if upper is None else np.array(upper, dtype=float)
+        G = sp.csr_array(G)
+        rows = np.arange(G.shape[0]) if keep_rows else self._take_bounds(G, np.asarray(h, dtype=float))
+        matrix = sp.csr_array(sp.vstack([sp.csr_array(A), G[rows]]))
+        self.row_upper = np.concatenate([b, np.asarray(h)[rows]])
+        self.row_lower = np.concatenate([b, np.full(len(rows), -np.inf)])
+        self._generic = np.random.default_rng(0).uniform(1, 2, n)
+        self._lock = threading.Lock()
+        self._highs = self._model(matrix)
+
+    def _take_bounds(self, G: sp.csr_array, h: np.ndarray) -> np.ndarray:
+        """Turn rows a x_j <= h into bounds on x_j; the indices of the other rows."""
+        entries = np.diff(G.indptr)
+        single = np.flatnonzero(entries == 1)
+        column, a = G.indices[G.indptr[single]], G.data[G.indptr[single]]
+        single, column, a = single[a != 0], column[a != 0], a[a != 0]
+        ratio = h[single] / a
+        np.minimum.at(self.upper, column[a > 0], ratio[a > 0])
+        np.maximum.at(self.lower, column[a < 0], ratio[a < 0])
+        return np.setdiff1d(np.arange(G.shape[0]), single)
+
+    def _model(self, matrix: sp.csr_array) -> highspy.Highs:
+        lp = highspy.HighsLp()
+        lp.num_row_, lp.num_col_ = matrix.shape
+        lp.col_cost_ = np.zeros(self.columns)
+        lp.col_lower_, lp.col_upper_ = self.lower, self.upper
+        lp.row_lower_, lp.row_upper_ = self.row_lower, self.row_upper
+        lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
+        lp.a_matrix_.start_, lp.a_matrix_.index_, lp.a_matrix_.value_ = matrix.indptr, matrix.indices, matrix.data
+        lp.sense_ = highspy.ObjSense.kMaximize
+        highs = highspy.Highs()
+        highs.setOptionValue("output_flag", False)
+        highs.setOptionValue("threads", 1)
+        highs.setOptionValue("primal_feasibility_tolerance", TOLERANCE)
+        highs.setOptionValue("dual_feasibility_tolerance", TOLERANCE)
+        highs.passModel(lp)
+        return highs
+
+    def maximize(self, c: np.ndarray) -> LPSolution:
+        """Maximize <c, x>, c over the first len(c) columns; some optimal x, a vertex of the set in (z, y)."""
+        with self._lock:
+            return self._maximize(c)
+
+    def vertex(self, c: np.ndarray) -> LPSolution:
+        """Maximize <c, z>; the optimal z is a vertex of P, the same one for the same c."""
+        with self._lock:
+            best = self._maximize(c)
+            if best.status != "optimal" or self._is_unique(vertex_suffices=self.columns == self.n):
+                return best
+            return self._break_tie(best)
+
+    def set_bounds(self, column: int, lower: float, upper: float) -> None:
+        with self._lock:
+            self._highs.changeColBounds(column, lower, upper)
+            self.lower[column], self.upper[column] = lower, upper
+
+    def set_row_upper(self, row: int, upper: float) -> None:
+        with self._lock:
+            self.row_upper[row] = upper
+            self._highs.changeRowBounds(row, self.row_lower[row], upper)
+
+    def _maximize(self, c: np.ndarray) -> LPSolution:
+        scale = np.abs(c).max(initial=0.0) or 1.0
+        cost = np.zeros(self.columns)
+        cost[: len(c)] = np.asarray(c) / scale
+        self._highs.changeColsCost(self.columns, np.arange(self.columns, dtype=np.int32), cost)
+        status = self._run()
+        if status != "optimal":
+            return LPSolution(status)
+        x = np.array(self._highs.getSolution().col_value)
+        return LPSolution(status, x, float(cost @ x) * scale)
+
+    def _run(self) -> str:
+        self._highs.run()
+        status = self._highs.getModelStatus()
+        if status == highspy.HighsModelStatus.kUnboundedOrInfeasible:
+            # Presolve proved one of the two without telling which.
+            self._highs.setOptionValue("presolve", "off")
+            self._highs.run()
+            self._highs.setOptionValue("presolve", "choose")
+            status = self._highs.getModelStatus()
+        names = {
+            highspy.HighsModelStatus.kOptimal: "optimal",
+            highspy.HighsModelStatus.kModelEmpty: "optimal",
+            highspy.HighsModelStatus.kInfeasible: "infeasible",
+            highspy.HighsModelStatus.kUnbounded: "unbounded",
+        }
+        if status not in names:
+            raise RuntimeError(f"HiGHS stopped with status {status.name} on a linear program over the polytope")
+        return names[status]
+
+    def _is_unique(self, vertex_suffices: bool) -> bool:
+        """Whether the last solution is known to be the only optimal one, or any vertex will do."""
+        if vertex_suffices:
+            return True
+        basis, solution = self._highs.getBasis(), self._highs.getSolution()
+        statuses = [*basis.col_status, *basis.row_status]
+        duals = np.array([*solution.col_dual, *solution.row_dual])
+        nonbasic = np.array([status != highspy.HighsBasisStatus.kBasic for status in statuses])
+        # Every move away from the vertex along a nonbasic direction loses: strict reduced costs.
+        return bool(np.all(np.abs(duals[nonbasic]) > TOLERANCE))
+
+    def _break_tie(self, best: LPSolution) -> LPSolution:
+        """Maximize a generic objective over the optimal face.
+
+        The face is described without a tolerance on the value: by complementary slackness, what has a
+        nonzero reduced cost stays at its bound in every optimal solution.
+        """
+        solution = self._highs.getSolution()
+        columns = np.flatnonzero(np.abs(solution.col_dual) > TOLERANCE).astype(np.int32)
+        rows = np.flatnonzero(np.abs(solution.row_dual) > TOLERANCE).astype(np.int32)
+        at_columns, at_rows = np.array(solution.col_value)[columns], np.array(solution.row_value)[rows]
+        at_columns = np.where(
+            np.abs(at_columns - self.lower[columns]) < np.abs(at_columns - self.upper[columns]),
+            self.lower[columns],
+            self.upper[columns],
+        )
+        highs = self._highs
+        highs.changeColsBounds(len(columns), columns, at_columns, at_columns)
+        for row, value in zip(rows, at_rows, strict=True):
+            highs.changeRowBounds(int(row), value, value)
+        try:
+            tied = self._maximize(self._generic)
+        finally:
+            highs.changeColsBounds(len(columns), columns, self.lower[columns], self.upper[columns])
+            for row in rows:
+                highs.changeRowBounds(int(row), self.row_lower[row], self.row_upper[row])
+        if tied.x is None:  # the face was closed off by rounding: the first solution is still optimal
+            return best
+        return LPSolution("optimal", tied.x, best.value)
