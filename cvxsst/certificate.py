@@ -129,7 +129,7 @@ def judge(
     if isinstance(regularizer, Separable):
         return max(outside, distance(face, z[allowed])), gap_bound(face, regularizer, u[allowed], z[allowed])
     assert isinstance(regularizer, Custom)
-    g = (u - _custom_gradient(regularizer, P.shape, z))[allowed]
+    g = (u - custom_gradient(regularizer, P.shape, z))[allowed]
     if not np.all(np.isfinite(g)):
         return np.inf, np.inf
     vertex = face.linear_program.maximize(g).x
@@ -210,7 +210,8 @@ def _custom_function(regularizer: Custom, shape: tuple[int, ...]) -> tuple[cp.Va
     return variable, regularizer.expression(variable)
 
 
-def _custom_gradient(regularizer: Custom, shape: tuple[int, ...], z: np.ndarray) -> np.ndarray:
+def custom_gradient(regularizer: Custom, shape: tuple[int, ...], z: np.ndarray) -> np.ndarray:
+    """The gradient of a Custom f at z (row by row), by CVXPY; inf outside its domain."""
     variable, expression = _custom_function(regularizer, shape)
     variable.value = z.reshape(shape)
     gradient = expression.grad[variable]

@@ -14,6 +14,7 @@ constraint active with multiplier zero) it is the one-sided derivative along the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +42,11 @@ class Face:
         form = core.form
         C = sp.csr_array(sp.vstack([form.A, form.G[active]]))
         return Face(*affine_hull(C, np.concatenate([form.b, form.h[active]]), form.n))
+
+    @property
+    def tangent(self) -> np.ndarray:
+        """Orthonormal columns B: the directions along the face, E B = 0."""
+        return scipy.linalg.null_space(self.E) if len(self.E) else np.eye(self.E.shape[1])
 
     def solve(self, phi: Separable, u: np.ndarray, normal: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
         """The maximizer of <u, z> - sum phi(z_i) over E z = e; ``normal``: an estimate of u - phi'(z).
@@ -120,3 +126,45 @@ def _graded_qr(root: np.ndarray, E: np.ndarray) -> tuple[np.ndarray, np.ndarray,
 def _finite(function, u: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
         return np.minimum(function(u), 1e150)
+
+
+def newton_on_face(
+    gradient: Callable[[np.ndarray], np.ndarray], B: np.ndarray, u: np.ndarray, z: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None, int]:
+    """The maximizer of <u, z> - f(z) over z + range B for a smooth f of which only the gradient is known.
+
+    Returns:
+        z, the Hessian B' f'' B there (central differences of the gradient; None if it is not positive definite or f
+        has none), and the Newton steps taken.
+    """
+    slope = B.T @ (u - gradient(z))
+    for steps in range(NEWTON_STEPS):
+        hessian = _differenced_hessian(gradient, B, z)
+        if hessian is None:
+            return z, None, steps
+        step = B @ scipy.linalg.solve(hessian, slope, assume_a="pos")
+        new_slope = B.T @ (u - gradient(z + step))
+        # Newton converges quadratically from here or not at all; a NaN compares false
+        if not np.linalg.norm(new_slope) < 0.5 * np.linalg.norm(slope):
+            return z, hessian, steps
+        z, slope = z + step, new_slope
+    return z, _differenced_hessian(gradient, B, z), NEWTON_STEPS
+
+
+def _differenced_hessian(
+    gradient: Callable[[np.ndarray], np.ndarray], B: np.ndarray, z: np.ndarray
+) -> np.ndarray | None:
+    if not B.shape[1]:
+        return np.zeros((0, 0))
+    for h in (1e-5, 1e-7, 1e-9):  # smaller where the domain of f ends nearby
+        differences = [(gradient(z + h * b) - gradient(z - h * b)) / (2 * h) for b in B.T]
+        hessian = B.T @ np.array(differences).T
+        if np.all(np.isfinite(hessian)):
+            hessian = (hessian + hessian.T) / 2
+            return hessian if np.linalg.eigvalsh(hessian)[0] > 0 else None
+    return None
+
+
+def face_derivative(B: np.ndarray, hessian: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    """(dz/du) direction = B (B' f'' B)^-1 B' direction."""
+    return B @ scipy.linalg.solve(hessian, B.T @ direction, assume_a="pos") if B.shape[1] else np.zeros_like(direction)

@@ -10,15 +10,18 @@ low temperature, and it looks at neither its input nor the solver's status. So h
    the derivative is that of the face;
 4. the certificate judges the result, whatever the solver said; ``converged`` means: z is within 1e-6.
 
-``Custom`` regularizers skip step 3: z and the gradient are CvxpyLayer's own.
+A ``Custom`` regularizer takes the same way with a differenced Hessian, and falls back on CvxpyLayer's own z and
+gradient where it has none.
 """
 
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cvxpy as cp
 import diffcp
@@ -27,10 +30,10 @@ import scipy.sparse as sp
 import torch
 from cvxpylayers.torch import CvxpyLayer
 
-from cvxsst.certificate import distance, gap_bound, judge
+from cvxsst.certificate import custom_gradient, distance, gap_bound
 from cvxsst.engines.base import Engine, Info
 from cvxsst.errors import EmptyPolytopeError
-from cvxsst.face import Face
+from cvxsst.face import Face, face_derivative, newton_on_face
 from cvxsst.presolve import Presolved
 from cvxsst.regularizers import Custom, ExponentialFamily, Regularizer, Separable
 
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from cvxsst.polytope import Polytope
 
 TOLERANCE = 1e-6  # on the certified distance from z to the solution, relative to the largest entry over P if > 1
+CUSTOM_REFINED = 1e-12  # below this no further face is tried
 CUSTOM_TOLERANCE = 1e-5  # on the certified gap relative to the spread of <u, z>: a Custom f promises no distance
 CLARABEL: dict[str, Any] = {
     "solve_method": "Clarabel",
@@ -50,7 +54,6 @@ CLARABEL: dict[str, Any] = {
 }
 SOLVER_FAILURES = (diffcp.SolverError, RuntimeError, ValueError)
 FACES_KEPT = 512
-DENSE_UP_TO = 400  # rows and columns of the cone program up to which diffcp's dense derivative is the faster one
 
 
 class CvxpyLayerEngine(Engine):
@@ -103,93 +106,101 @@ def _layer(P: Polytope, regularizer: Regularizer, entries: tuple[int, ...]) -> _
     return P.memo[key]
 
 
-class _Layer:
+class Refined(NamedTuple):
+    """One instance: z, the bound on its error, the Newton steps, and g -> (dz/du) g; all in the free entries."""
+
+    z: np.ndarray
+    residual: float
+    steps: int
+    derivative: Callable[[np.ndarray], np.ndarray]
+
+
+class ConeSolution(NamedTuple):
+    """What CvxpyLayer tells of one instance; NaN where it failed.
+
+    ``normal`` is A'nu + G'mu in the entries of z, ``slack`` h - G x, ``multiplier`` mu.
+    """
+
+    z: np.ndarray
+    normal: np.ndarray
+    slack: np.ndarray
+    multiplier: np.ndarray
+
+
+class _Layer(ABC):
     """One polytope (or face of one), one regularizer: everything that many solves share.
 
     ``allowed``: indices of the entries of z that are not forbidden; ``free``: which of these P does not fix.
     """
 
+    tolerance: float
+
     def __init__(self, P: Polytope, regularizer: Regularizer, entries: tuple[int, ...]):
-        self.P, self.regularizer, self.entries = P, regularizer, entries
-        self.face_of_P = P.restricted(entries) if entries else P.presolved
+        self.P, self.entries = P, entries
+        face = P.restricted(entries) if entries else P.presolved
         self.allowed = torch.from_numpy(np.setdiff1d(np.arange(P.size), entries))
-
-    def solve(self, u: torch.Tensor, info: Info, rows: torch.Tensor) -> torch.Tensor:
-        """Solve for u ``(len(rows), n)``; write what happened into ``info`` at ``rows``."""
-        raise NotImplementedError
-
-
-class _SeparableLayer(_Layer):
-    def __init__(self, P: Polytope, regularizer: Separable, entries: tuple[int, ...]):
-        super().__init__(P, regularizer, entries)
-        self.phi = regularizer
-        self.core: Presolved = self.face_of_P.core
-        self.free = self.face_of_P.free
-        self.constant = self.face_of_P.interior[: self.face_of_P.form.n]
-        size = float(np.abs(P.presolved.bounds).max(initial=0.0))
-        self.tolerance = TOLERANCE * max(1.0, size)
-        self.curvature = regularizer.curvature_up_to(size)
-        self.inequalities = np.setdiff1d(np.arange(self.core.form.G.shape[0]), _said_by_domain(self.core, regularizer))
+        self.free, self.core, self.constant = face.free, face.core, face.interior[: face.form.n]
+        self.inequalities = self._stated_inequalities()
         self.layer = self._cone_program() if len(self.free) else None
         self._faces: OrderedDict[bytes, Face] = OrderedDict()
+
+    @abstractmethod
+    def _stated_inequalities(self) -> np.ndarray:
+        """The rows of G that the cone program needs."""
+
+    @abstractmethod
+    def _expression(self, z: cp.Expression) -> cp.Expression:
+        """f as a function of the free entries."""
+
+    @abstractmethod
+    def _refine(self, u: np.ndarray, cone: ConeSolution) -> Refined:
+        """Improve, differentiate and certify one solution."""
 
     def _cone_program(self) -> CvxpyLayer:
         form, parameter = self.core.form, cp.Parameter(self.core.form.n)
         x = cp.Variable(form.columns)
-        z = x[: form.n]
         equalities, inequalities = form.A @ x == form.b, form.G[self.inequalities] @ x <= form.h[self.inequalities]
         constraints = ([equalities] if form.A.shape[0] else []) + ([inequalities] if len(self.inequalities) else [])
-        problem = cp.Problem(cp.Minimize(self.phi.expression(z) - parameter @ z), constraints)
+        objective = cp.Minimize(self._expression(x[: form.n]) - parameter @ x[: form.n])
         duals = [constraint.dual_variables[0] for constraint in constraints]
-        return CvxpyLayer(problem, parameters=[parameter], variables=[x, *duals])
+        return CvxpyLayer(cp.Problem(objective, constraints), parameters=[parameter], variables=[x, *duals])
 
     def solve(self, u: torch.Tensor, info: Info, rows: torch.Tensor) -> torch.Tensor:
+        """Solve for u ``(len(rows), n)``; write what happened into ``info`` at ``rows``."""
         return _Solve.apply(u[:, self.allowed], self, info, rows)
 
-    def forward(self, u: np.ndarray, info: Info, rows: np.ndarray) -> tuple[np.ndarray, list[Face | None]]:
+    def forward(self, u: np.ndarray, info: Info, rows: np.ndarray) -> tuple[np.ndarray, list[Refined]]:
         z = np.tile(self.constant, (len(u), 1))
-        faces: list[Face | None] = [None] * len(u)
         info.converged[rows], info.residual[rows] = True, 0.0
         if self.layer is None:
-            return z, faces
+            return z, []
         E = self.core.hull[0]
         reduced = u[:, self.free]
         reduced = reduced - (reduced @ E.T) @ E
-        cone = self._cone_solutions(reduced)
-        for i in range(len(u)):
-            best, residual, steps, faces[i] = self._refine(reduced[i], *(part[i] for part in cone))
-            z[i, self.free] = best
-            row = rows[i]
-            info.residual[row], info.iterations[row] = residual, steps
-            info.converged[row] = residual <= self.tolerance
-        return z, faces
+        solutions = []
+        for row, ui, cone in zip(rows, reduced, self._cone_solutions(reduced), strict=True):
+            solution = self._refine(ui, cone) if np.all(np.isfinite(cone.z)) else _failed(cone.z)
+            solutions.append(solution)
+            info.residual[row], info.iterations[row] = solution.residual, solution.steps
+            info.converged[row] = bool(solution.residual <= self.tolerance)
+        z[:, self.free] = [solution.z for solution in solutions]
+        return z, solutions
 
-    def _cone_solutions(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """What CvxpyLayer tells, NaN where it fails: z; the normal vector A'nu + G'mu; slacks h - G x; mu."""
+    def backward(self, solutions: list[Refined], g: np.ndarray) -> np.ndarray:
+        gradient = np.zeros_like(g)
+        for i, solution in enumerate(solutions):
+            known = bool(np.all(np.isfinite(g[i])))  # a failed instance is marked by NaN, here as everywhere
+            gradient[i, self.free] = solution.derivative(g[i, self.free]) if known else np.nan
+        return gradient
+
+    def _cone_solutions(self, u: np.ndarray) -> list[ConeSolution]:
         assert self.layer is not None
         form, G, h = self.core.form, self.core.form.G[self.inequalities], self.core.form.h[self.inequalities]
         x, *duals = _solve_one_by_one_if_need_be(self.layer, u)
         nu = duals.pop(0) if form.A.shape[0] else np.zeros((len(u), 0))
         mu = duals.pop(0) if len(self.inequalities) else np.zeros((len(u), 0))
         normal = (form.A.T @ nu.T + G.T @ mu.T).T[:, : form.n]
-        return x[:, : form.n], normal, h - (G @ x.T).T, mu
-
-    def _refine(
-        self, u: np.ndarray, raw: np.ndarray, normal: np.ndarray, slack: np.ndarray, multiplier: np.ndarray
-    ) -> tuple[np.ndarray, float, int, Face | None]:
-        """The best certified of a few candidates: (z, residual, Newton steps, the face it lies on)."""
-        best: tuple[np.ndarray, float, int, Face | None] = (raw, np.inf, 0, None)
-        if not np.all(np.isfinite(raw)):
-            return best
-        for active in _plausible_active_sets(slack, multiplier):
-            face = self._face(active)
-            z, g, steps = face.solve(self.phi, u, normal)
-            residual = self._residual(u, z, g)
-            if residual < best[1]:
-                best = (z, residual, steps, face)
-            if residual <= self.tolerance:
-                break
-        return best
+        return list(map(ConeSolution, x[:, : form.n], normal, h - (G @ x.T).T, mu))
 
     def _face(self, active: np.ndarray) -> Face:
         key = np.packbits(active).tobytes()
@@ -199,18 +210,127 @@ class _SeparableLayer(_Layer):
                 self._faces.popitem(last=False)
         return self._faces[key]
 
+
+def _failed(z: np.ndarray) -> Refined:
+    return Refined(z, np.inf, 0, lambda g: np.zeros_like(g))
+
+
+class _SeparableLayer(_Layer):
+    def __init__(self, P: Polytope, regularizer: Separable, entries: tuple[int, ...]):
+        self.phi = regularizer
+        size = float(np.abs(P.presolved.bounds).max(initial=0.0))
+        self.tolerance = TOLERANCE * max(1.0, size)
+        self.curvature = regularizer.curvature_up_to(size)
+        super().__init__(P, regularizer, entries)
+
+    def _stated_inequalities(self) -> np.ndarray:
+        return np.setdiff1d(np.arange(self.core.form.G.shape[0]), _said_by_domain(self.core, self.phi))
+
+    def _expression(self, z: cp.Expression) -> cp.Expression:
+        return self.phi.expression(z)
+
+    def _refine(self, u: np.ndarray, cone: ConeSolution) -> Refined:
+        best = _failed(cone.z)
+        for active in _plausible_active_sets(cone.slack, cone.multiplier):
+            face = self._face(active)
+            z, normal, steps = face.solve(self.phi, u, cone.normal)
+            residual = self._residual(u, z, normal)
+            if residual < best.residual:
+                best = Refined(z, residual, steps, partial(face.derivative, self.phi, z))
+            if residual <= self.tolerance:
+                break
+        return best
+
     def _residual(self, u: np.ndarray, z: np.ndarray, normal: np.ndarray) -> float:
         """A bound on the distance from z to the solution (``cvxsst.certificate``), up to the rounding of the gap."""
         gap = gap_bound(self.core, self.phi, u, z, normal)
         rounding = 4 * np.finfo(float).eps * float(np.abs(normal) @ (1 + np.abs(z)))
         return distance(self.core, z) + float(np.sqrt(2 * max(gap - rounding, 0.0) / self.curvature))
 
-    def backward(self, z: np.ndarray, faces: list[Face | None], g: np.ndarray) -> np.ndarray:
-        gradient = np.zeros_like(g)
-        for i, face in enumerate(faces):
-            if face is not None:
-                gradient[i, self.free] = face.derivative(self.phi, z[i, self.free], g[i, self.free])
-        return gradient
+
+class _CustomLayer(_Layer):
+    """A Custom regularizer, of which CVXPY knows the gradient but not the Hessian: that is differenced.
+
+    Where f has no second derivative at the solution (a kink) the refinement does not improve on CvxpyLayer's z; then
+    that and diffcp's gradient are returned. The residual is the certified gap relative to the spread of <u, z>.
+    """
+
+    tolerance = CUSTOM_TOLERANCE
+
+    def __init__(self, P: Polytope, regularizer: Custom, entries: tuple[int, ...]):
+        self.f = regularizer
+        super().__init__(P, regularizer, entries)
+        self._places = self.allowed.numpy()[self.free]  # of the free entries in z
+        self._whole = np.zeros(P.size)
+        self._whole[self.allowed.numpy()] = self.constant
+        lower, upper = P.presolved.bounds
+        self._width = (upper - lower)[self._places]
+
+    def _stated_inequalities(self) -> np.ndarray:
+        return np.arange(self.core.form.G.shape[0])
+
+    def _expression(self, z: cp.Expression) -> cp.Expression:
+        places, whole = self.allowed.numpy()[self.free], np.zeros(self.P.size)
+        whole[self.allowed.numpy()] = self.constant
+        whole[places] = 0.0
+        into = sp.csr_array((np.ones(len(places)), (places, np.arange(len(places)))), (self.P.size, len(places)))
+        return self.f.expression(cp.reshape(into @ z + whole, self.P.shape, order="C"))
+
+    def _gradient(self, z: np.ndarray) -> np.ndarray:
+        whole = self._whole.copy()
+        whole[self._places] = z
+        return custom_gradient(self.f, self.P.shape, whole)[self._places]
+
+    def _refine(self, u: np.ndarray, cone: ConeSolution) -> Refined:
+        best = Refined(cone.z, self._residual(u, cone.z), 0, partial(self._diffcp_derivative, u))
+        for active in _plausible_active_sets(cone.slack, cone.multiplier):
+            B = self._face(active).tangent
+            z, hessian, steps = newton_on_face(self._gradient, B, u, cone.z)
+            residual = self._residual(u, z)
+            if hessian is not None and residual <= max(best.residual, CUSTOM_REFINED):
+                best = Refined(z, residual, steps, partial(face_derivative, B, hessian))
+            if residual <= CUSTOM_REFINED:
+                break
+        return best
+
+    def _residual(self, u: np.ndarray, z: np.ndarray) -> float:
+        g = u - self._gradient(z)
+        if not np.all(np.isfinite(g)):
+            return np.inf
+        vertex = self.core.linear_program.maximize(g).x
+        assert vertex is not None
+        spread = 1.0 + float(np.abs(u) @ self._width)
+        return max(distance(self.core, z), float(g @ (vertex[: len(z)] - z)) / spread)
+
+    def _diffcp_derivative(self, u: np.ndarray, g: np.ndarray) -> np.ndarray:
+        """CvxpyLayer's own vjp. diffcp takes an incoming gradient below 1e-8 for zero: it is scaled to 1."""
+        assert self.layer is not None
+        scale = np.abs(g).max(initial=0.0)
+        if scale == 0:
+            return np.zeros_like(g)
+        leaf = torch.from_numpy(u[None]).requires_grad_()
+        with torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            x = self.layer(leaf, solver_args=CLARABEL | {"mode": "lsmr"})[0]
+        incoming = torch.zeros_like(x)
+        incoming[0, : len(g)] = torch.from_numpy(g / scale)
+        (gradient,) = torch.autograd.grad(x, leaf, incoming)
+        return gradient.numpy()[0] * scale
+
+
+class _Solve(torch.autograd.Function):
+    """z(u) and its derivative; u and z hold the allowed entries of one group of instances."""
+
+    @staticmethod
+    def forward(ctx: Any, u: torch.Tensor, layer: _Layer, info: Info, rows: torch.Tensor) -> torch.Tensor:
+        z, ctx.solutions = layer.forward(u.detach().numpy(), info, rows.numpy())
+        ctx.layer = layer
+        return torch.from_numpy(z)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        return torch.from_numpy(ctx.layer.backward(ctx.solutions, g.numpy())), None, None, None
 
 
 def _plausible_active_sets(slack: np.ndarray, multiplier: np.ndarray) -> Iterator[np.ndarray]:
@@ -229,21 +349,6 @@ def _plausible_active_sets(slack: np.ndarray, multiplier: np.ndarray) -> Iterato
             active = np.zeros(len(order), dtype=bool)
             active[order[: likely + shift]] = True
             yield active
-
-
-class _Solve(torch.autograd.Function):
-    """z(u) and its derivative on the face; u and z hold the allowed entries of one group of instances."""
-
-    @staticmethod
-    def forward(ctx: Any, u: torch.Tensor, layer: _SeparableLayer, info: Info, rows: torch.Tensor) -> torch.Tensor:
-        z, ctx.faces = layer.forward(u.detach().numpy(), info, rows.numpy())
-        ctx.layer, ctx.z = layer, z
-        return torch.from_numpy(z)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        return torch.from_numpy(ctx.layer.backward(ctx.z, ctx.faces, g.numpy())), None, None, None
 
 
 def _said_by_domain(core: Presolved, phi: Separable) -> np.ndarray:
@@ -280,68 +385,3 @@ def _answers(layer: CvxpyLayer, u: np.ndarray) -> list[np.ndarray]:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the solver's own opinion: the certificate judges
         return [answer.numpy() for answer in layer(torch.from_numpy(u), solver_args=CLARABEL)]
-
-
-class _CustomLayer(_Layer):
-    """A Custom regularizer: CvxpyLayer's z and gradient, certified by the gap.
-
-    diffcp takes an incoming gradient below 1e-8 for zero, so it is scaled to 1 and the result scaled back.
-    """
-
-    def __init__(self, P: Polytope, regularizer: Custom, entries: tuple[int, ...]):
-        super().__init__(P, regularizer, entries)
-        form = self.face_of_P.form
-        parameter, x = cp.Parameter(form.n), cp.Variable(form.columns)
-        lift = sp.csr_array((np.ones(form.n), (self.allowed.numpy(), np.arange(form.n))), shape=(P.size, form.columns))
-        z = cp.reshape(lift @ x, P.shape, order="C")
-        constraints = [form.G @ x <= form.h] if form.G.shape[0] else []
-        if form.A.shape[0]:
-            constraints.append(form.A @ x == form.b)
-        problem = cp.Problem(cp.Minimize(regularizer.expression(z) - parameter @ x[: form.n]), constraints)
-        self.layer = CvxpyLayer(problem, parameters=[parameter], variables=[x])
-        parameter.value = np.zeros(form.n)
-        cone_program, _, _ = problem.get_problem_data(cp.SCS)
-        self.mode = "dense" if sum(cone_program["A"].shape) <= DENSE_UP_TO else "lsmr"
-
-    def solve(self, u: torch.Tensor, info: Info, rows: torch.Tensor) -> torch.Tensor:
-        return torch.cat([self._solve_one(u[i], info, int(rows[i])) for i in range(len(u))])
-
-    def _solve_one(self, u: torch.Tensor, info: Info, row: int) -> torch.Tensor:
-        try:
-            z = _SolveCustom.apply(u[None, self.allowed], self)
-        except SOLVER_FAILURES:
-            info.converged[row] = False
-            return torch.full((1, len(self.allowed)), torch.nan, dtype=torch.float64)
-        whole, numbers = np.zeros(self.P.size), u.detach().numpy()
-        whole[self.allowed.numpy()] = z.detach().numpy()[0]
-        lower, upper = self.P.presolved.bounds
-        spread = 1.0 + float(np.abs(numbers) @ (upper - lower))  # how far <u, z> can vary over P
-        infeasibility, gap = judge(self.P, self.entries, self.regularizer, numbers, whole)
-        info.residual[row] = residual = max(infeasibility, gap / spread)
-        info.converged[row] = bool(residual <= CUSTOM_TOLERANCE)
-        return z
-
-    def forward(self, u: torch.Tensor) -> torch.Tensor:
-        mode = {"mode": self.mode} if u.requires_grad else {}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the solver's own opinion: the certificate judges
-            (x,) = self.layer(u, solver_args=CLARABEL | mode)
-        return x[:, : self.face_of_P.form.n]
-
-
-class _SolveCustom(torch.autograd.Function):
-    """CvxpyLayer's own derivative. diffcp takes an incoming gradient below 1e-8 for zero: it is scaled to 1."""
-
-    @staticmethod
-    def forward(ctx: Any, u: torch.Tensor, layer: _CustomLayer) -> torch.Tensor:
-        with torch.set_grad_enabled(ctx.needs_input_grad[0]):
-            ctx.u = u.detach().requires_grad_(ctx.needs_input_grad[0])
-            ctx.z = layer.forward(ctx.u)
-        return ctx.z.detach()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor, None]:
-        scale = g.abs().amax().clamp_min(torch.finfo(g.dtype).tiny)
-        (gradient,) = torch.autograd.grad(ctx.z, ctx.u, g / scale, retain_graph=True)
-        return gradient * scale, None

@@ -1,0 +1,1 @@
+"""Experiments with cvxsst, one folder each; they need ``pip install cvxsst[experiments]``."""

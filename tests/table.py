@@ -1,0 +1,92 @@
+"""The table on which the laws are tested: polytope x regularizer x engine.
+
+A page of the zoo brings its own instances (``@polytope(examples=...)``), so a new page is tested as soon as it is
+listed in ``polytopes.__all__``. Ad hoc polytopes stand for what users write: lifted atoms, attributes, matrices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cvxpy as cp
+import numpy as np
+import polytopes
+import torch
+
+import cvxsst
+from cvxsst.engines import ENGINES
+from cvxsst.vertices import vertices
+
+REGULARIZERS = (
+    cvxsst.Euclidean(),
+    cvxsst.CategoricalEntropy(),
+    cvxsst.BinaryEntropy(),
+    cvxsst.ExponentialFamily(),
+)
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def zoo() -> list[cvxsst.Polytope]:
+    families = [getattr(polytopes, name) for name in polytopes.__all__]
+    return [family(*example) for family in families for example in family.examples]
+
+
+def ad_hoc() -> list[cvxsst.Polytope]:
+    x, y, s = cp.Variable(3), cp.Variable(4, bounds=[0, 1]), cp.Variable((3, 3), symmetric=True)
+    return [
+        cvxsst.Polytope(x, [cp.norm1(x) <= 1], name="cross"),
+        cvxsst.Polytope(y, [cp.sum_largest(y, 2) <= 1.5, cp.max(y) >= -1], name="sum-largest"),
+        cvxsst.Polytope(s, [s >= 0, cp.sum(s, axis=0) == 1], name="symmetric-birkhoff"),
+    ]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table."""
+
+    P: cvxsst.Polytope
+    regularizer: cvxsst.Regularizer
+    engine: str
+
+    def __str__(self) -> str:
+        return f"{self.P!r}-{type(self.regularizer).__name__}-{self.engine}".replace(" ", "")
+
+    def solve(self, w: torch.Tensor, temperature: float | torch.Tensor = 1.0, **options) -> torch.Tensor:
+        return cvxsst.softmax(self.P, w, self.regularizer, temperature, engine=self.engine, **options)
+
+    def judge(self, z: torch.Tensor, w: torch.Tensor, temperature: float = 1.0) -> cvxsst.Certificate:
+        return cvxsst.certificate(self.P, z, w, self.regularizer, temperature)
+
+
+def in_domain(P: cvxsst.Polytope, regularizer: cvxsst.Regularizer) -> bool:
+    try:
+        regularizer.require_domain(P)
+    except ValueError:
+        return False
+    return True
+
+
+POLYTOPES = [*zoo(), *ad_hoc()]
+CASES = [
+    Case(P, regularizer, name)
+    for P in POLYTOPES
+    for regularizer in REGULARIZERS
+    if in_domain(P, regularizer)
+    for name, engine in ENGINES.items()
+    if engine.supports(P, regularizer)
+]
+
+
+def utilities(P: cvxsst.Polytope, *batch: int, generator: torch.Generator, scale: float = 1.0) -> torch.Tensor:
+    return scale * torch.randn(*batch, *P.shape, generator=generator, dtype=torch.float64)
+
+
+def value(regularizer: cvxsst.Regularizer, z: torch.Tensor) -> torch.Tensor:
+    """f(z) of a separable regularizer, summed over the last dimension."""
+    assert isinstance(regularizer, cvxsst.regularizers.Separable)
+    return torch.from_numpy(np.asarray(regularizer.value(z.numpy()))).sum(-1)
+
+
+def all_vertices(P: cvxsst.Polytope) -> torch.Tensor:
+    """(count, *P.shape)."""
+    return torch.from_numpy(vertices(P)).reshape(-1, *P.shape)

@@ -1,0 +1,121 @@
+"""The audit finds what is wrong with a declaration, and nothing where nothing is."""
+
+import cvxpy as cp
+import numpy as np
+import polytopes
+import pytest
+
+import cvxsst
+
+from .table import zoo
+
+
+@pytest.mark.parametrize("P", zoo(), ids=repr)
+def test_the_zoo_passes(P: cvxsst.Polytope) -> None:
+    report = cvxsst.audit(P, objectives=50)
+    assert report.passed, str(report)
+    assert report.structures is not None
+
+
+def single_commodity_trees(n: int) -> cvxsst.Polytope:
+    """Spanning trees by one flow of n - 1 units from node 0 (Gavish and Graves): valid, but not the hull."""
+    edges = [(i, j) for i in range(n) for j in range(i + 1, n)]
+    z, flow = cp.Variable(len(edges)), cp.Variable(2 * len(edges), nonneg=True)
+    arcs = edges + [(j, i) for i, j in edges]
+    inflow = np.zeros((n, len(arcs)))
+    for a, (i, j) in enumerate(arcs):
+        inflow[j, a] += 1
+        inflow[i, a] -= 1
+    capacity = (n - 1) * cp.hstack([z, z])
+    return cvxsst.Polytope(
+        z, [z >= 0, z <= 1, cp.sum(z) == n - 1, inflow[1:] @ flow == 1, flow <= capacity], name="single commodity"
+    )
+
+
+def test_single_commodity_flow_is_not_the_hull_of_spanning_trees() -> None:
+    report = cvxsst.audit(single_commodity_trees(4))
+    assert not report.passed
+    assert report.fractional is not None
+    assert report.objective is not None
+    # the witness is real: it beats every spanning tree, and it is feasible
+    trees = np.array(list(polytopes.spanning_tree.structure_list(n=4, edges=None)))  # type: ignore[misc]
+    assert (report.objective * report.fractional).sum() > (trees @ report.objective).max() + 1e-6
+    assert "FRACTIONAL" in str(report)
+
+
+def test_odd_cycle_has_the_half_integral_vertex() -> None:
+    z = cp.Variable(3, nonneg=True)
+    P = cvxsst.Polytope(z, [z[0] + z[1] <= 1, z[1] + z[2] <= 1, z[0] + z[2] <= 1])
+    assert np.abs(cvxsst.audit(P).fractional - 0.5).max() <= 1e-9
+
+
+def test_redundant_implied_and_dependent_rows_are_named() -> None:
+    z = cp.Variable(2)
+    P = cvxsst.Polytope(
+        z, [z >= 0, cp.sum(z) == 1, 2 * cp.sum(z) == 2, z[0] <= 3, z[1] <= 0.5, z[1] >= 0.5], name="half"
+    )
+    report = cvxsst.audit(P)
+    assert report.dimension == 0
+    assert report.dependent == 1
+    assert report.fixed == [0, 1]
+    assert len(report.implied) == 2
+    assert "z[0] <= 3" in report.redundant  # type: ignore[operator]
+    assert "half" in str(report)
+
+
+def test_of_two_equal_rows_one_is_redundant() -> None:
+    z = cp.Variable(2, nonneg=True)
+    report = cvxsst.audit(cvxsst.Polytope(z, [cp.sum(z) <= 1, cp.sum(z) <= 1]))
+    assert report.redundant == ["z[0] + z[1] <= 1"]
+
+
+def test_structures_and_vertices_are_compared_both_ways() -> None:
+    @cvxsst.polytope
+    def too_small(n):
+        z = cp.Variable(n, nonneg=True)
+        return z, [cp.sum(z) == 1, z[0] <= z[1]]
+
+    @cvxsst.polytope
+    def too_large(n):
+        z = cp.Variable(n, bounds=[0, 1])
+        return z, []
+
+    for family in (too_small, too_large):
+        family.structures(lambda n: np.eye(n))
+    small, large = cvxsst.audit(too_small(2)), cvxsst.audit(too_large(2))
+    assert small.cut_off is not None
+    assert list(small.cut_off) == [1, 0]
+    assert large.stranger is not None
+    assert large.stranger.sum() != 1
+    assert not small.passed
+    assert not large.passed
+
+
+def test_empty_and_unbounded_are_reported_when_checked_late() -> None:
+    z = cp.Variable(6000)
+    report = cvxsst.audit(cvxsst.Polytope(z, [z >= 1, z <= 0], name="late"))
+    assert not report.passed
+    assert "contradict" in str(report)
+    assert "no bound" in str(cvxsst.audit(cvxsst.Polytope(z, [z >= 1], name="late")))
+
+
+def test_vertices_are_complete_without_a_list() -> None:
+    """Enumeration through the argmax alone, by hulls (few dimensions) and by branching (0/1, more dimensions)."""
+    from cvxsst.vertices import _branch, _grow
+
+    for P in (polytopes.birkhoff(3), polytopes.permutahedron(4), polytopes.k_subset(5, 2), polytopes.spanning_tree(4)):
+        known = {v.tobytes() for v in np.round(cvxsst.vertices.vertices(P), 6) + 0.0}
+        for search in (_grow, *([] if P.family is polytopes.permutahedron else [_branch])):
+            found = search(P.presolved)
+            assert found is not None
+            assert len(found) == len(known)
+            assert {v.tobytes() for v in np.round(found, 6) + 0.0} == known
+
+
+def test_enumeration_refuses_what_it_cannot_finish() -> None:
+    z = cp.Variable(9)
+    between = cvxsst.Polytope(z, [cp.norm1(z - 0.3) <= 1], name="nine-dimensional cross")
+    with pytest.raises(cvxsst.NoFastPathError, match="enumerated"):
+        cvxsst.which_engine(between, cvxsst.ExponentialFamily())
+    with pytest.raises(cvxsst.NoFastPathError, match="enumerated"):
+        cvxsst.which_engine(polytopes.k_subset(50, 10), cvxsst.ExponentialFamily())

@@ -1,0 +1,97 @@
+"""The command line as a user meets it: output, exit status, errors without tracebacks."""
+
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from cvxsst import cli
+
+OWN = """
+import cvxpy as cp, cvxsst
+
+def pairs(n):
+    z = cp.Variable(n, nonneg=True)
+    return z, [z[i] + z[j] <= 1 for i in range(n) for j in range(i)]
+
+z = cp.Variable(2, nonneg=True)
+triangle = cvxsst.Polytope(z, [cp.sum(z) <= 1], name="triangle")
+wide = cvxsst.polytope(lambda n: (cp.Variable(n), []))
+number = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "mine.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    return "mine"
+
+
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *arguments: str) -> tuple[int, str, str]:
+    """(exit status, stdout, stderr) of ``cvxsst arguments``, in this process."""
+    monkeypatch.setattr(sys, "argv", ["cvxsst", *arguments])
+    with pytest.raises(SystemExit) as exit_status:
+        cli.main()
+        sys.exit(0)
+    out, err = capsys.readouterr()
+    return int(exit_status.value.code or 0), out, " ".join(err.split())
+
+
+def test_list_names_the_whole_zoo(monkeypatch, capsys) -> None:
+    status, out, _ = run(monkeypatch, capsys, "list", "--markdown")
+    assert status == 0
+    for name in cli.families():
+        assert f"| {name}(" in out
+
+
+def test_audit_passes_and_fails_with_the_exit_status(monkeypatch, capsys, own: str) -> None:
+    assert run(monkeypatch, capsys, "audit", "k_subset(5, 2)")[0] == 0
+    assert run(monkeypatch, capsys, "audit", "k_subset", "--size", "4,2")[0] == 0
+    assert run(monkeypatch, capsys, "audit", f"{own}:triangle")[0] == 0
+    status, out, err = run(monkeypatch, capsys, "audit", f"{own}:pairs", "--size", "3")
+    assert status == 1
+    assert "FRACTIONAL vertex [0.5, 0.5, 0.5]" in out
+    assert "1 of 1 declarations failed" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["audit", "nobody"], "choose one of simplex"),
+        (["audit", "simplex", "--size", "x"], "cannot read 'x'"),
+        (["audit", "simplex", "--size", "1,2,3"], "too many positional arguments"),
+        (["audit", "k_subset(3, 5)"], "k"),
+        (["audit", "nowhere:thing"], "cannot import"),
+        (["audit", "mine:missing"], "cannot import"),
+        (["audit", "mine:number"], "neither"),
+        (["audit", "mine:pairs"], "needs arguments"),
+        (["audit", "mine:wide", "--size", "2"], "no bound"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_user_errors_are_one_line_and_status_one(arguments, says, monkeypatch, capsys, own: str) -> None:
+    status, _, err = run(monkeypatch, capsys, *arguments)
+    assert status == 1
+    assert says in err
+    assert "Traceback" not in err
+
+
+def test_help_has_examples() -> None:
+    for command in ("list", "audit", "demo"):
+        result = CliRunner().invoke(cli.app, [command, "--help"])
+        assert result.exit_code == 0
+        assert f"cvxsst {command}" in result.output
+
+
+def test_unknown_commands_and_options_are_usage_errors() -> None:
+    assert CliRunner().invoke(cli.app, ["dance"]).exit_code == 2
+    assert CliRunner().invoke(cli.app, ["audit", "--objectives", "0"]).exit_code == 2
+
+
+def test_console_script_runs() -> None:
+    result = subprocess.run([sys.executable, "-m", "cvxsst", "--help"], capture_output=True, text=True, check=False)
+    assert result.returncode == 0
+    assert "audit" in result.stdout

@@ -1,0 +1,180 @@
+"""The laws of the softmax, on every row of the table polytope x regularizer x engine."""
+
+import cvxpy as cp
+import numpy as np
+import pytest
+import torch
+
+import cvxsst
+from cvxsst.regularizers import Separable
+
+from .table import CASES, DEVICES, Case, all_vertices, utilities
+
+each_case = pytest.mark.parametrize("case", CASES, ids=str)
+TEMPERATURES = (1.0, 0.2)
+ENTROPIC = (cvxsst.CategoricalEntropy, cvxsst.BinaryEntropy, cvxsst.ExponentialFamily)
+
+
+@each_case
+def test_solution_is_feasible_and_certified_optimal(case: Case, generator: torch.Generator) -> None:
+    w = utilities(case.P, 3, generator=generator)
+    for T in TEMPERATURES:
+        z = case.solve(w, T)
+        certificate = case.judge(z, w, T)
+        assert certificate.infeasibility.max() <= 1e-9
+        assert certificate.gap.abs().max() <= 1e-10
+
+
+@each_case
+def test_cold_softmax_is_close_to_the_argmax(case: Case, generator: torch.Generator) -> None:
+    """z beats the vertex v: <w, v - z> <= T (f(v) - f(z)). So w = v - c, maximal at v, pulls z to v as T falls.
+
+    The vertices of every polytope of the table lie on a sphere around the c taken here, so that v is the only
+    maximizer of <v - c, .>.
+    """
+    V = all_vertices(case.P).reshape(-1, case.P.size)
+    binary = bool(((V == 0) | (V == 1)).all())
+    c = torch.full((case.P.size,), 0.5, dtype=torch.float64) if binary else V.mean(0)
+    v = V[torch.randint(len(V), (1,), generator=generator)]
+    w = 2 * (v - c)
+    if not binary and not bool((w @ V.T).argmax() == (V == v).all(1).nonzero()[0]):
+        pytest.skip("this vertex is not the maximizer of v - c")  # only the ad hoc "sum-largest" has such vertices
+    shaped = w.reshape(1, *case.P.shape)
+    assert torch.equal(cvxsst.argmax(case.P, shaped).reshape(1, -1), v)
+    distances = []
+    for T in (1.0, 0.3, 0.1):
+        z = case.solve(shaped, T).reshape(1, -1)
+        distances.append((z - v).abs().max().item())
+        if isinstance(case.regularizer, Separable):
+            f = case.regularizer.value
+            advantage = float(f(v.numpy()).sum() - f(z.clamp_min(0).numpy() if T else z.numpy()).sum())
+            if isinstance(case.regularizer, cvxsst.Euclidean):
+                advantage = float((v**2).sum() - (z**2).sum()) / 2
+            assert float((w * (v - z)).sum()) <= T * advantage + 1e-8
+    assert distances[-1] <= max(1e-3, 0.2 * distances[0])
+    if isinstance(case.regularizer, cvxsst.Euclidean) and binary:
+        assert distances[-1] <= 1e-9  # Euclidean solutions reach the vertex at positive temperature
+
+
+@each_case
+def test_hot_softmax_minimizes_the_regularizer(case: Case, generator: torch.Generator) -> None:
+    """As T grows, z tends to argmin f over P: the mean of all structures, or what CVXPY finds on its own."""
+    w = utilities(case.P, generator=generator)
+    z = case.solve(w, 1e7).numpy()
+    if isinstance(case.regularizer, cvxsst.ExponentialFamily):
+        expected = all_vertices(case.P).mean(0).numpy()
+    else:
+        assert isinstance(case.regularizer, Separable)
+        assert case.P.variable is not None
+        problem = cp.Problem(cp.Minimize(case.regularizer.expression(case.P.variable)), case.P.constraints)
+        problem.solve(solver=cp.CLARABEL)
+        expected = case.P.variable.value
+    assert np.abs(z - expected).max() <= 3e-4  # CVXPY's answer is right to the square root of its tolerance
+
+
+@each_case
+def test_derivative_is_symmetric_positive_and_the_central_difference(case: Case, generator: torch.Generator) -> None:
+    n = case.P.size
+    w = utilities(case.P, generator=generator).reshape(-1)
+    eye = torch.eye(n, dtype=torch.float64)
+
+    def solve(rows: torch.Tensor) -> torch.Tensor:
+        return case.solve(rows.reshape(-1, *case.P.shape), 0.5).reshape(-1, n)
+
+    rows = w.expand(n, n).clone().requires_grad_()
+    (J,) = torch.autograd.grad(solve(rows), rows, eye)
+    h = 1e-4
+    difference = (solve(w + h * eye) - solve(w - h * eye)) / (2 * h)
+    assert (J - J.T).abs().max() <= 1e-9
+    assert torch.linalg.eigvalsh((J + J.T) / 2).min() >= -1e-9
+    assert (J - difference).abs().max() <= 1e-5 * max(1.0, J.abs().max().item())
+
+
+@each_case
+def test_finite_difference_backward_agrees(case: Case, generator: torch.Generator) -> None:
+    w = utilities(case.P, 2, generator=generator).requires_grad_()
+    g = utilities(case.P, 2, generator=generator)
+    (implicit,) = torch.autograd.grad(case.solve(w), w, g)
+    (central,) = torch.autograd.grad(case.solve(w, backward="finite_difference"), w, g)
+    assert (implicit - central).abs().max() <= 1e-5
+
+
+@each_case
+def test_batch_is_the_stack_of_its_instances(case: Case, generator: torch.Generator) -> None:
+    w = utilities(case.P, 2, 3, generator=generator)
+    together = case.solve(w, 0.5)
+    apart = torch.stack([torch.stack([case.solve(w[i, j], 0.5) for j in range(3)]) for i in range(2)])
+    assert together.shape == w.shape
+    assert (together - apart).abs().max() <= 1e-9
+    assert case.solve(w[:0]).shape == w[:0].shape
+
+
+@each_case
+@pytest.mark.parametrize("device", DEVICES)
+def test_dtype_and_device_are_those_of_the_utilities(case: Case, device: str, generator: torch.Generator) -> None:
+    w = utilities(case.P, 2, generator=generator).float()
+    reference = case.solve(w.double())
+    z = case.solve(w.to(device))
+    assert z.dtype == torch.float32
+    assert z.device.type == device
+    assert (z.cpu() - reference).abs().max() <= 1e-6 * max(1.0, reference.abs().max().item())
+
+
+@each_case
+def test_ties_shifts_and_extreme_scales(case: Case, generator: torch.Generator) -> None:
+    """w = 0 is a tie of all structures; adding a normal vector of the affine hull changes nothing."""
+    w = utilities(case.P, generator=generator)
+    zero = torch.zeros_like(w)
+    assert case.judge(case.solve(zero), zero).gap.abs() <= 1e-10
+    E = torch.from_numpy(case.P.presolved.hull[0])
+    if len(E):
+        shift = (E.T @ torch.randn(len(E), generator=generator, dtype=torch.float64)).reshape(case.P.shape)
+        assert (case.solve(w + 10 * shift) - case.solve(w)).abs().max() <= 1e-7
+    assert (case.solve(1e9 * w, 1e9) - case.solve(w)).abs().max() <= 1e-7
+    assert (case.solve(1e-9 * w, 1e-9) - case.solve(w)).abs().max() <= 1e-7
+
+
+@each_case
+def test_minus_infinity_forbids_an_entry(case: Case, generator: torch.Generator) -> None:
+    """The limit of lower and lower utilities: z = 0 there, no gradient, the rest solved on the face."""
+    V = all_vertices(case.P).reshape(-1, case.P.size)
+    used = (V != 0).any(0) & (V >= 0).all(0) & (V == 0).any(0)
+    if not bool(used.any()):
+        pytest.skip("no entry can be forbidden: each is needed, unused, or can be negative")
+    entry = int(used.nonzero().flatten()[0])
+    w = utilities(case.P, 2, generator=generator).reshape(2, -1)
+    w[0, entry] = -torch.inf
+    shaped = w.reshape(2, *case.P.shape).requires_grad_()
+    z = case.solve(shaped, 0.5)
+    g = utilities(case.P, 2, generator=generator)
+    (gradient,) = torch.autograd.grad(z, shaped, g)
+    flat = z.detach().reshape(2, -1)
+    assert flat[0, entry] == 0
+    assert gradient.reshape(2, -1)[0, entry] == 0
+    assert torch.isfinite(gradient).all()
+    certificate = case.judge(z.detach(), shaped.detach(), 0.5)
+    assert certificate.infeasibility.max() <= 1e-9
+    assert certificate.gap.abs().max() <= 1e-10
+    low = w.clone()
+    low[0, entry] = -30.0
+    near = case.solve(low.reshape(2, *case.P.shape), 0.5).reshape(2, -1)
+    assert (near - flat).abs().max() <= 1e-6
+
+
+@each_case
+def test_temperature_has_the_gradient_of_the_chain_rule(case: Case, generator: torch.Generator) -> None:
+    w = utilities(case.P, 2, generator=generator)
+    g = utilities(case.P, 2, generator=generator)
+    T = torch.tensor([0.5, 1.5], dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad((case.solve(w, T) * g).sum(), T)
+    h = 1e-5
+    with torch.no_grad():
+        sides = [(case.solve(w, T + s * h) * g).reshape(2, -1).sum(1) for s in (1, -1)]
+    assert (gradient - (sides[0] - sides[1]) / (2 * h)).abs().max() <= 1e-4
+
+
+def test_every_regularizer_and_engine_is_on_the_table() -> None:
+    from cvxsst.engines import ENGINES
+
+    assert {case.engine for case in CASES} >= set(ENGINES) - {"fast"}
+    assert {type(case.regularizer) for case in CASES} == {cvxsst.Euclidean, *ENTROPIC}
