@@ -35,7 +35,7 @@ from cvxsst.engines.base import Engine, Info
 from cvxsst.errors import EmptyPolytopeError
 from cvxsst.face import Face, face_derivative, newton_on_face
 from cvxsst.presolve import Presolved
-from cvxsst.regularizers import Custom, ExponentialFamily, Regularizer, Separable
+from cvxsst.regularizers import Custom, Euclidean, ExponentialFamily, Regularizer, Separable
 
 if TYPE_CHECKING:
     from cvxsst.polytope import Polytope
@@ -234,12 +234,23 @@ class _SeparableLayer(_Layer):
         for active in _plausible_active_sets(cone.slack, cone.multiplier):
             face = self._face(active)
             z, normal, steps = face.solve(self.phi, u, cone.normal)
+            z = self._snapped(z, u)
             residual = self._residual(u, z, normal)
             if residual < best.residual:
                 best = Refined(z, residual, steps, partial(face.derivative, self.phi, z))
             if residual <= self.tolerance:
                 break
         return best
+
+    def _snapped(self, z: np.ndarray, u: np.ndarray) -> np.ndarray:
+        """Entries at a bound up to rounding are put there exactly: a zero is 0, not -1e-16."""
+        program, n = self.core.linear_program, self.core.form.n
+        z = np.clip(z, program.lower[:n], program.upper[:n])
+        if isinstance(self.phi, Euclidean):
+            rounding = 8 * np.finfo(float).eps * (1 + np.abs(u).max())
+            for bound in (program.lower[:n], program.upper[:n]):
+                z = np.where(np.abs(z - bound) <= rounding, bound, z)
+        return z + 0.0
 
     def _residual(self, u: np.ndarray, z: np.ndarray, normal: np.ndarray) -> float:
         """A bound on the distance from z to the solution (``cvxsst.certificate``), up to the rounding of the gap."""

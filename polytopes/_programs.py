@@ -1,0 +1,35 @@
+"""Dynamic programs, written once for every sum: ``maximum`` gives the best value, ``log_sum_exp`` the log-partition.
+
+The best value is the maximum of <w, z> over Z, piecewise linear and convex in w; where it is differentiable its gradient
+is the maximizer. ``max`` passes its gradient to exactly one of its arguments, so the gradient computed is a maximizer
+also at ties: no back-pointers are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+# The score of what cannot be: low enough never to win, finite, so that differences and gradients stay numbers.
+IMPOSSIBLE = -1e30
+
+Reduce = Callable[[torch.Tensor, int], torch.Tensor]
+
+
+def maximum(x: torch.Tensor, dim: int) -> torch.Tensor:
+    return x.max(dim).values
+
+
+def log_sum_exp(x: torch.Tensor, dim: int) -> torch.Tensor:
+    return torch.logsumexp(x, dim)
+
+
+def maximizer(value: Callable[[torch.Tensor], torch.Tensor], w: torch.Tensor) -> torch.Tensor:
+    """The gradient of a best value ``(*batch,)`` with respect to w."""
+    with torch.enable_grad():
+        leaf = w.detach().requires_grad_()
+        best = value(leaf).sum()
+        if not best.requires_grad:  # a single structure, whatever w
+            return torch.zeros_like(w)
+        return torch.autograd.grad(best, leaf)[0]

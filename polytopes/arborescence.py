@@ -1,0 +1,193 @@
+"""Give every node but the root a head: the arborescences, non-projective dependency trees.
+
+    Z = {z in {0, 1}^(n x n) : z[i, j] = 1 where i is the head of j; every j != 0 has one head and is reached from 0}
+
+*The hull.* Each node j != 0 has one head, and every set of nodes without the root has an arc into it (Edmonds 1967:
+these inequalities describe the hull). By max-flow min-cut that is: for each k a unit flow from 0 to k fits below z.
+
+    conv Z = {z >= 0 : sum_i z[i, j] = 1 for j != 0,  z[., 0] = 0,  z[j, j] = 0,  unit flows f^k from 0 to k, f^k <= z}
+
+    argmax   Chu and Liu 1965, Edmonds 1967: best heads, contract the cycles, again; all instances at once.
+             O(n^2) per round of contractions, seldom more than a few rounds, at most n - 1
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import cvxpy as cp
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from cvxsst import polytope
+from polytopes._arguments import require_size
+from polytopes.spanning_tree import unit_flows
+
+
+@polytope(examples=[(4,), (1,), (3,)])
+def arborescence(n: int):
+    """The arborescences on n nodes rooted at node 0, which may have several children.
+
+    Args:
+        n: how many nodes, the root included, at least 1.
+
+    Shape ``(n, n)``: z[i, j] = 1 where i is the head of j; column 0 and the diagonal are 0, whatever their utilities.
+    The hull has about n^3 lifted columns.
+
+    Example:
+        >>> import torch, cvxsst
+        >>> from polytopes import arborescence
+        >>> w = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 5.0], [0.0, 6.0, 0.0]])  # 1 and 2 want each other
+        >>> cvxsst.argmax(arborescence(3), w)
+        tensor([[0., 1., 0.],
+                [0., 0., 1.],
+                [0., 0., 0.]])
+    """
+    require_size("n", n, 1)
+    z = cp.Variable((n, n))
+    no_arc = np.eye(n)
+    no_arc[:, 0] = 1
+    constraints = [z >= 0, cp.multiply(no_arc, z) == 0]
+    if n == 1:
+        return z, constraints
+    arcs = np.argwhere(no_arc == 0)
+    capacity = _entries(arcs, n) @ cp.vec(z, order="C")
+    flows = cp.Variable((n - 1, len(arcs)), nonneg=True)
+    return z, [*constraints, cp.sum(z, axis=0)[1:] == 1, *unit_flows(flows, capacity, arcs, n)]
+
+
+def _entries(arcs: np.ndarray, n: int) -> sp.csr_array:
+    """The matrix that picks z[i, j] for each arc (i, j) out of z row by row."""
+    return sp.csr_array((np.ones(len(arcs)), (np.arange(len(arcs)), arcs[:, 0] * n + arcs[:, 1])), (len(arcs), n * n))
+
+
+@arborescence.structures
+def arborescences(n: int) -> Iterator[np.ndarray]:
+    """All choices of heads from which following the heads leads to the root."""
+    for heads in itertools.product(range(n), repeat=n - 1):
+        if reaches_root(heads):
+            yield as_matrix(heads)
+
+
+def reaches_root(heads: tuple[int, ...]) -> bool:
+    """Whether from every node 1, 2, ... the heads lead to 0; ``heads[j - 1]`` is the head of j."""
+    for start in range(1, len(heads) + 1):
+        node = start
+        for _ in range(len(heads)):
+            node = heads[node - 1] if node else 0
+        if node:
+            return False
+    return True
+
+
+def as_matrix(heads: tuple[int, ...]) -> np.ndarray:
+    n = len(heads) + 1
+    z = np.zeros((n, n))
+    z[list(heads), range(1, n)] = 1
+    return z
+
+
+class Level(NamedTuple):
+    """One round of contractions, for all instances: what is needed to undo it.
+
+    ``head`` (B, n): the best head of each node, itself for the root and for nodes that an earlier round absorbed.
+    ``on_cycle`` (B, n): whether the node lies on a cycle of heads. ``representative`` (B, n): the node that stands for
+    it in the next round. ``tail_of``, ``head_of`` (B, n, n): the arc (tail, head) that entry [a, b] of the next round's
+    weights stands for.
+    """
+
+    head: torch.Tensor
+    on_cycle: torch.Tensor
+    representative: torch.Tensor
+    tail_of: torch.Tensor
+    head_of: torch.Tensor
+
+
+@arborescence.argmax
+def chu_liu_edmonds(w: torch.Tensor, n: int) -> torch.Tensor:
+    """Contract cycles of best heads until none is left, then expand them in reverse order.
+
+    Entering a cycle at j costs the arc that j had on it, so in the contracted graph an arc (i, cycle) weighs
+    max over j on the cycle of w[i, j] - w[head of j, j].
+    """
+    weight = w.reshape(-1, n, n).masked_fill(torch.eye(n, dtype=torch.bool, device=w.device), -torch.inf)
+    weight[:, :, 0] = -torch.inf
+    alive = torch.ones(weight.shape[:2], dtype=torch.bool, device=w.device)
+    levels: list[Level] = []
+    while True:
+        head = _best_heads(weight, alive)
+        on_cycle, representative = _cycles(head)
+        if not bool(on_cycle.any()):
+            break
+        weight, tail_of, head_of = _contract(weight, head, on_cycle, representative)
+        levels.append(Level(head, on_cycle, representative, tail_of, head_of))
+        alive = alive & (representative == torch.arange(n, device=w.device))
+    for level in reversed(levels):
+        head, alive = _expand(head, alive, level)
+    z = torch.zeros_like(weight).scatter_(1, head[:, None, :], 1.0)
+    z[:, :, 0] = 0
+    return z.reshape(w.shape)
+
+
+def _best_heads(weight: torch.Tensor, alive: torch.Tensor) -> torch.Tensor:
+    node = torch.arange(weight.shape[1], device=weight.device).expand(weight.shape[:2])
+    return torch.where(alive & (node > 0), weight.argmax(1), node)
+
+
+def _cycles(head: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which nodes lie on a cycle of heads, and the smallest node of their cycle (else the node itself).
+
+    Following n or more heads from anywhere ends on a cycle (the root is a loop), and covers every node of it.
+    """
+    n = head.shape[1]
+    node = torch.arange(n, device=head.device).expand_as(head)
+    far, smallest = head, node
+    for _ in range(max(1, n.bit_length())):
+        smallest = torch.minimum(smallest, smallest.gather(1, far))
+        far = far.gather(1, far)
+    covered = torch.zeros_like(head, dtype=torch.bool).scatter_(1, far, True)
+    on_cycle = covered & (head != node)
+    return on_cycle, torch.where(on_cycle, smallest, node)
+
+
+def _contract(
+    weight: torch.Tensor, head: torch.Tensor, on_cycle: torch.Tensor, representative: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Weights between representatives, and which arc each of them stands for."""
+    kept = weight.gather(1, head[:, None, :]).masked_fill(~on_cycle[:, None, :], 0.0)
+    same = representative[:, :, None] == representative[:, None, :]
+    entering = (weight - kept).masked_fill(same, -torch.inf)
+    by_column, head_of = _group_maximum(entering, representative)
+    by_row, tail_of = _group_maximum(by_column.mT, representative)
+    tail_of = tail_of.mT
+    return by_row.mT, tail_of, head_of.gather(1, tail_of)
+
+
+def _group_maximum(x: torch.Tensor, group: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Over the last dimension of x (B, n, n): at [., g] the maximum over the members of group g, and which one it is."""
+    n = x.shape[-1]
+    where = group[:, None, :].expand_as(x)
+    largest = torch.full_like(x, -torch.inf).scatter_reduce(2, where, x, "amax")
+    position = torch.arange(n, device=x.device).expand_as(x)
+    candidates = torch.where(x == largest.gather(2, where), position, n)
+    first = torch.full_like(position, n).scatter_reduce(2, where, candidates, "amin")
+    return largest, first.clamp_max(n - 1)
+
+
+def _expand(head: torch.Tensor, alive: torch.Tensor, level: Level) -> tuple[torch.Tensor, torch.Tensor]:
+    """Heads before the contraction: those of the contracted graph where they enter, the cycle's own elsewhere."""
+    n = head.shape[1]
+    node = torch.arange(n, device=head.device).expand_as(head)
+    tail = level.tail_of.gather(1, head[:, None, :])[:, 0]  # entry [head of b, b], for every b
+    entered = level.head_of.gather(1, head[:, None, :])[:, 0]
+    expanded = level.head.clone()
+    has_head = alive & (node > 0)
+    # What is not alive writes its own entry once more, so that it overwrites nothing.
+    spare = torch.where(has_head, entered, 0)
+    value = torch.where(has_head, tail, level.head[:, :1])
+    expanded = expanded.scatter(1, spare, value)
+    before = alive | level.on_cycle
+    return expanded, before

@@ -1,0 +1,51 @@
+"""Choose any of n, each on its own.
+
+    Z = {0, 1}^n,    conv Z = {0 <= z <= 1}
+
+*Why.* The hull of a product is the product of the hulls, and conv {0, 1} = [0, 1].
+
+    argmax   z_i = 1 where w_i > 0, O(n)
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import cvxpy as cp
+import numpy as np
+import torch
+
+from cvxsst import polytope
+from polytopes._arguments import require_size
+
+
+@polytope(examples=[(4,), (1,)])
+def cube(n: int):
+    """The unit cube: the binary vectors of length n.
+
+    Args:
+        n: how many entries, at least 1.
+
+    Shape ``(n,)``. A utility of exactly 0 is a tie; the entry is 0.
+
+    Example:
+        >>> import torch, cvxsst
+        >>> from polytopes import cube
+        >>> cvxsst.argmax(cube(3), torch.tensor([0.1, -2.0, 1.0]))
+        tensor([1., 0., 1.])
+    """
+    require_size("n", n, 1)
+    z = cp.Variable(n)
+    return z, [z >= 0, z <= 1]
+
+
+@cube.structures
+def binary_vectors(n: int) -> Iterator[np.ndarray]:
+    for bits in itertools.product((0.0, 1.0), repeat=n):
+        yield np.array(bits)
+
+
+@cube.argmax
+def positive(w: torch.Tensor, n: int) -> torch.Tensor:
+    return (w > 0).to(w)

@@ -1,0 +1,57 @@
+"""Choose exactly k of n.
+
+    Z = {z in {0, 1}^n : sum z = k},    conv Z = {0 <= z <= 1, sum z = k}
+
+*Why.* The matrix of the constraints has consecutive ones in each row, an interval matrix: it is totally unimodular, so
+all vertices are integral (Hoffman and Kruskal 1956).
+
+    argmax   the k largest utilities, O(n + k log k)
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import cvxpy as cp
+import numpy as np
+import torch
+
+from cvxsst import polytope
+from polytopes._arguments import require_size
+
+
+@polytope(examples=[(5, 2), (4, 0), (3, 3)])
+def k_subset(n: int, k: int):
+    """The hypersimplex: the indicator vectors of the subsets of k out of n items.
+
+    Args:
+        n: how many items, at least 1.
+        k: how many are chosen, 0 <= k <= n.
+
+    Shape ``(n,)``. With ``Gumbel(theta, 1)`` utilities the argmax samples k items without replacement, with weights
+    exp(theta).
+
+    Example:
+        >>> import torch, cvxsst
+        >>> from polytopes import k_subset
+        >>> cvxsst.argmax(k_subset(4, 2), torch.tensor([0.1, 3.0, -1.0, 2.0]))
+        tensor([0., 1., 0., 1.])
+    """
+    require_size("n", n, 1)
+    require_size("k", k, 0, n, f": only n={n} items are there")
+    z = cp.Variable(n)
+    return z, [z >= 0, z <= 1, cp.sum(z) == k]
+
+
+@k_subset.structures
+def subsets(n: int, k: int) -> Iterator[np.ndarray]:
+    for chosen in itertools.combinations(range(n), k):
+        z = np.zeros(n)
+        z[list(chosen)] = 1
+        yield z
+
+
+@k_subset.argmax
+def top_k(w: torch.Tensor, n: int, k: int) -> torch.Tensor:
+    return torch.zeros_like(w).scatter(-1, w.topk(k, dim=-1).indices, 1.0)

@@ -1,0 +1,100 @@
+"""Go from node 0 to node n - 1: the paths through a directed acyclic graph.
+
+    Z = {indicator vectors of the paths 0 -> n - 1},
+    conv Z = {z >= 0,  outflow - inflow = 1 at node 0, -1 at node n - 1, 0 elsewhere}
+
+*Why.* The incidence matrix of a directed graph is totally unimodular, so the vertices are integral unit flows; without
+cycles those are paths (Ahuja, Magnanti and Orlin 1993, section 11.12).
+
+    argmax   longest path in topological order, O(n + E)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import cvxpy as cp
+import networkx as nx
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from cvxsst import polytope
+from polytopes._arguments import require_edges, require_size
+from polytopes._programs import Reduce, maximizer, maximum
+
+DIAMOND = ((0, 1), (0, 2), (1, 2), (1, 3), (2, 3))
+
+
+@polytope(examples=[(4, DIAMOND), (2, ((0, 1),)), (5, ((3, 4), (0, 3), (0, 1), (1, 3), (1, 4), (2, 4)))])
+def path(n: int, edges: Sequence[tuple[int, int]]):
+    """The path polytope of a directed acyclic graph.
+
+    Args:
+        n: how many nodes, at least 2; paths lead from node 0 to node n - 1.
+        edges: directed edges (i, j), in any order, without a cycle; parallel edges are allowed.
+
+    Shape ``(len(edges),)``, in the order given. Edges on no path from 0 to n - 1 are 0.
+
+    Example:
+        >>> import torch, cvxsst
+        >>> from polytopes import path
+        >>> diamond = path(4, [(0, 1), (0, 2), (1, 3), (2, 3)])
+        >>> cvxsst.argmax(diamond, torch.tensor([1.0, 0.0, 1.0, 3.0]))
+        tensor([0., 1., 0., 1.])
+    """
+    require_size("n", n, 2)
+    require_edges(n, edges)
+    _order(n, edges)
+    column = np.arange(len(edges))
+    tails, heads = np.array(edges, dtype=int).reshape(-1, 2).T
+    balance = sp.csr_array((np.ones(len(edges)), (tails, column)), (n, len(edges)))
+    balance = balance - sp.csr_array((np.ones(len(edges)), (heads, column)), (n, len(edges)))
+    demand = np.zeros(n)
+    demand[0], demand[n - 1] = 1, -1
+    z = cp.Variable(len(edges))
+    return z, [z >= 0, balance @ z == demand]
+
+
+def _order(n: int, edges: Sequence[tuple[int, int]]) -> list[int]:
+    """The nodes on paths from 0 to n - 1 in topological order."""
+    graph = nx.DiGraph()
+    graph.add_nodes_from(range(n))
+    graph.add_edges_from(edges)
+    if not nx.is_directed_acyclic_graph(graph):
+        cycle = " -> ".join(str(i) for i, _ in nx.find_cycle(graph))
+        raise ValueError(f"edges: the graph has the cycle {cycle} -> ...; paths need a directed acyclic graph")
+    useful = (nx.descendants(graph, 0) | {0}) & (nx.ancestors(graph, n - 1) | {n - 1})
+    if 0 not in useful:
+        raise ValueError(f"edges: no path leads from node 0 to node {n - 1}; add edges")
+    return [node for node in nx.topological_sort(graph) if node in useful]
+
+
+@path.structures
+def paths(n: int, edges: Sequence[tuple[int, int]]) -> Iterator[np.ndarray]:
+    def onward(node: int) -> Iterator[list[int]]:
+        if node == n - 1:
+            yield []
+        for e, (i, j) in enumerate(edges):
+            if i == node:
+                yield from ([e, *rest] for rest in onward(j))
+
+    for taken in onward(0):
+        z = np.zeros(len(edges))
+        z[taken] = 1
+        yield z
+
+
+@path.argmax
+def longest(w: torch.Tensor, n: int, edges: Sequence[tuple[int, int]]) -> torch.Tensor:
+    return maximizer(lambda u: forward(u, n, edges, maximum), w)
+
+
+def forward(u: torch.Tensor, n: int, edges: Sequence[tuple[int, int]], reduce: Reduce) -> torch.Tensor:
+    """The sum (in the sense of ``reduce``) of <u, z> over the paths: a[j] = sum over edges (i, j) of a[i] + u_ij."""
+    order = _order(n, edges)
+    a = {0: u.new_zeros(u.shape[:-1])}
+    for node in order[1:]:
+        arriving = [a[i] + u[..., e] for e, (i, j) in enumerate(edges) if j == node and i in a]
+        a[node] = reduce(torch.stack(arriving, -1), -1)
+    return a[n - 1]

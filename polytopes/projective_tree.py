@@ -1,0 +1,148 @@
+"""Give every word a head without crossing arcs: the projective dependency trees.
+
+    Z = {arborescences in which everything between a head and its dependent descends from that head}
+
+*The hull.* Eisner's algorithm (1996) builds a tree from spans: complete ones C (a head with all its dependents on one
+side) and incomplete ones I (an arc, with what lies between its ends), in the two directions:
+
+    I[h -> m]  =  C[left end ->]  +  C[<- right end]      the arc between the ends of the span, split anywhere between
+    C[h -> t]  =  I[h -> m]  +  C[m -> t]                 the outermost dependent m of h, and what m governs beyond
+
+Each rule is a hyperarc from its two parts to the whole; a tree is a hyperpath to C[0 -> n-1], and exactly one of them.
+Because the two parts of each rule cover disjoint spans, the unit hyperflows, f >= 0, inflow of an item = its use in larger
+items, inflow of C[0 -> n-1] = 1, are the hull of these hyperpaths (Martin, Rardin and Campbell 1990), and
+
+    conv Z = {z : z[h, m] = the inflow of I[h -> m], f a unit hyperflow},     O(n^3) lifted columns
+
+    argmax   Eisner's algorithm, O(n^3), all spans of a width and all instances at once
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import cvxpy as cp
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from cvxsst import polytope
+from polytopes._arguments import require_size
+from polytopes._programs import IMPOSSIBLE, Reduce, maximizer, maximum
+from polytopes.arborescence import arborescences
+
+Item = tuple[str, int, int]  # ("C" or "I", head, end): to the right of the head if head < end
+Rule = tuple[Item, Item, Item]  # the whole, its left part, its right part
+
+
+@polytope(examples=[(4,), (1,), (3,)])
+def projective_tree(n: int):
+    """The projective arborescences on the nodes 0..n-1 in this order, rooted at node 0.
+
+    Args:
+        n: how many nodes, the root included, at least 1.
+
+    Shape ``(n, n)``: z[i, j] = 1 where i is the head of j; column 0 and the diagonal are 0, whatever their utilities. The
+    root may have several children. The hull has O(n^3) lifted columns.
+
+    Example:
+        >>> import torch, cvxsst
+        >>> from polytopes import projective_tree
+        >>> w = torch.zeros(4, 4)
+        >>> w[1, 3] = w[0, 2] = 1.0  # these two arcs cross: only one of them can be had
+        >>> int((cvxsst.argmax(projective_tree(4), w) * w).sum())
+        1
+    """
+    require_size("n", n, 1)
+    z = cp.Variable((n, n))
+    if n == 1:
+        return z, [z == 0]
+    rules = _rules(n)
+    items = sorted({whole for whole, _, _ in rules})
+    row = {item: k for k, item in enumerate(items)}
+    balance, entries = sp.lil_array((len(items), len(rules))), sp.lil_array((n * n, len(rules)))
+    for column, (whole, *parts) in enumerate(rules):
+        balance[row[whole], column] += 1
+        for part in parts:
+            if part in row:  # single nodes, C[h -> h], are free
+                balance[row[part], column] -= 1
+        if whole[0] == "I":
+            entries[whole[1] * n + whole[2], column] = 1
+    demand = np.zeros(len(items))
+    demand[row["C", 0, n - 1]] = 1
+    flow = cp.Variable(len(rules), nonneg=True)
+    return z, [cp.vec(z, order="C") == entries.tocsr() @ flow, balance.tocsr() @ flow == demand]
+
+
+def _rules(n: int) -> list[Rule]:
+    """The rules that occur in some tree: from the goal downwards."""
+    rules: list[Rule] = []
+    open_items: list[Item] = [("C", 0, n - 1)]
+    seen = set(open_items)
+    while open_items:
+        whole = open_items.pop()
+        for left, right in _parts(whole):
+            rules.append((whole, left, right))
+            for part in (left, right):
+                if part[1] != part[2] and part not in seen:
+                    seen.add(part)
+                    open_items.append(part)
+    return rules
+
+
+def _parts(item: Item) -> list[tuple[Item, Item]]:
+    kind, h, t = item
+    if kind == "I":
+        s, e = min(h, t), max(h, t)
+        return [(("C", s, r), ("C", e, r + 1)) for r in range(s, e)]
+    if h < t:
+        return [(("I", h, m), ("C", m, t)) for m in range(h + 1, t + 1)]
+    return [(("C", m, t), ("I", h, m)) for m in range(t, h)]
+
+
+@projective_tree.structures
+def projective_trees(n: int) -> Iterator[np.ndarray]:
+    """The arborescences that are projective by definition."""
+    for z in arborescences(n):
+        head = z.argmax(0)
+        if all(_governs(head, head[m], between) for m in range(1, n) for between in _between(head[m], m)):
+            yield z
+
+
+def _between(h: int, m: int) -> range:
+    return range(min(h, m) + 1, max(h, m))
+
+
+def _governs(head: np.ndarray, ancestor: int, node: int) -> bool:
+    while node not in (ancestor, 0):
+        node = head[node]
+    return node == ancestor
+
+
+@projective_tree.argmax
+def eisner(w: torch.Tensor, n: int) -> torch.Tensor:
+    return maximizer(lambda u: inside(u, n, maximum), w)
+
+
+def inside(u: torch.Tensor, n: int, reduce: Reduce) -> torch.Tensor:
+    """The sum (in the sense of ``reduce``) of <u, z> over the projective trees.
+
+    ``right[k][..., s]`` is the complete span from head s to s + k, ``left[k][..., s]`` that from head s + k back to s;
+    ``to_right``, ``to_left`` the incomplete ones. All spans of one width at once.
+    """
+    nothing = u.new_zeros((*u.shape[:-2], n))
+    right, left = [nothing], [nothing]
+    to_right, to_left = [nothing], [nothing]  # width 0 is not used
+    for k in range(1, n):
+        starts = n - k
+        halves = [right[a][..., :starts] + left[k - 1 - a][..., a + 1 : a + 1 + starts] for a in range(k)]
+        between = reduce(torch.stack(halves, -1), -1)
+        to_right.append(between + u.diagonal(k, -2, -1))
+        backward = between + u.diagonal(-k, -2, -1)
+        no_head_for_root = torch.arange(starts, device=u.device) == 0
+        to_left.append(backward.masked_fill(no_head_for_root, IMPOSSIBLE))
+        onward = [to_right[a][..., :starts] + right[k - a][..., a : a + starts] for a in range(1, k + 1)]
+        right.append(reduce(torch.stack(onward, -1), -1))
+        back = [left[a][..., :starts] + to_left[k - a][..., a : a + starts] for a in range(k)]
+        left.append(reduce(torch.stack(back, -1), -1))
+    return right[n - 1][..., 0]

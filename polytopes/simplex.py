@@ -1,0 +1,49 @@
+"""Choose one of n.
+
+    Z = {e_1, ..., e_n},    conv Z = {z >= 0, sum z = 1}
+
+*Why.* A point z of the right-hand side is the convex combination sum_i z_i e_i of unit vectors.
+
+    argmax   the largest utility, O(n)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import cvxpy as cp
+import numpy as np
+import torch
+
+from cvxsst import polytope
+from polytopes._arguments import require_size
+
+
+@polytope(examples=[(4,), (1,)])
+def simplex(n: int):
+    """The probability simplex: the one-hot vectors of length n.
+
+    Args:
+        n: how many alternatives, at least 1.
+
+    Shape ``(n,)``. With ``Gumbel(theta, 1)`` utilities the argmax is a categorical sample with logits theta.
+
+    Example:
+        >>> import torch, cvxsst
+        >>> from polytopes import simplex
+        >>> cvxsst.argmax(simplex(3), torch.tensor([0.1, 2.0, -1.0]))
+        tensor([0., 1., 0.])
+    """
+    require_size("n", n, 1)
+    z = cp.Variable(n)
+    return z, [z >= 0, cp.sum(z) == 1]
+
+
+@simplex.structures
+def one_hots(n: int) -> Iterator[np.ndarray]:
+    yield from np.eye(n)
+
+
+@simplex.argmax
+def largest(w: torch.Tensor, n: int) -> torch.Tensor:
+    return torch.nn.functional.one_hot(w.argmax(-1), n).to(w)
