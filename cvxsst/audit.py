@@ -220,7 +220,7 @@ def _redundant(P: Polytope, presolved: Presolved) -> list[str] | None:
 def _row_text(P: Polytope, row: sp.csr_array, right: float) -> str:
     """A row of G x <= h in words: ``z[0, 1] - z[2, 1] <= 1``, lifted columns as y[k]."""
     terms = []
-    for column, a in zip(row.indices, row.data, strict=True):
+    for column, a in sorted(zip(row.indices, row.data, strict=True)):
         if column < P.size:
             index = ", ".join(str(i) for i in np.unravel_index(column, P.shape)) if P.shape else ""
             name = f"z[{index}]" if index else "z"

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 # How far z' is moved inwards where the gradient at z is infinite.
 INWARD = (1e-300, 1e-100, 1e-30, 1e-16, 1e-12, 1e-9, 1e-6)
-WORTH_PROJECTING = 1e-13  # a bound above this may be rounding of z amplified by the gradient
+ROUNDING = 1e-13  # a bound above this may be rounding of z amplified by the gradient: look for a better one
 TIGHT = 1e-7  # slack below which a constraint is taken for active at z
 ABSURD = 1e9  # entries beyond this are nobody's solution, and no fit right-hand side for a linear program
 LP_RESOLUTION = 1e-9  # what a linear program can resolve: smaller distances are not told apart from 0
@@ -158,9 +158,9 @@ def gap_bound(face: Presolved, phi: Separable, u: np.ndarray, z: np.ndarray, nor
             g = u - phi.gradient(inside)
         if np.all(np.isfinite(g)):
             bounds.append(_bound(core, phi, z, g, inside))
-            if delta == 0.0:
+            if delta == 0.0 and bounds[0] <= ROUNDING:
                 break
-    if not core.form.lifted and min(bounds) > WORTH_PROJECTING:
+    if not core.form.lifted and min(bounds) > ROUNDING:
         tight = np.flatnonzero(core.form.h - core.form.G @ z < TIGHT)
         g = Face.of(core, tight).normal_at(phi, u, z)
         bounds.append(_bound(core, phi, z, g, phi.unconstrained(u - g)))

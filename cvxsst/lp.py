@@ -2,9 +2,9 @@
 
     maximize <c, z>   over   {(z, y) : A (z, y) = b,  G (z, y) <= h}
 
-A simplex method returns a vertex of the set in (z, y). Where y is empty that is a vertex of P. Otherwise,
-and where several z are optimal, a second program maximizes a fixed generic objective over the optimal face:
-its solution is unique in z, hence a vertex of P, the same one every time.
+A simplex method returns a vertex of the set in (z, y), which one of several depends on where it started. So where the
+optimum may not be unique a second program maximizes a fixed generic objective over the optimal face: its solution is
+unique in z, hence a vertex of P, the same one every time.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class LinearProgram:
         """Maximize <c, z>; the optimal z is a vertex of P, the same one for the same c."""
         with self._lock:
             best = self._maximize(c)
-            if best.status != "optimal" or self._is_unique(vertex_suffices=self.columns == self.n):
+            if best.status != "optimal" or self._is_unique():
                 return best
             return self._break_tie(best)
 
@@ -133,10 +133,8 @@ class LinearProgram:
             raise RuntimeError(f"HiGHS stopped with status {status.name} on a linear program over the polytope")
         return names[status]
 
-    def _is_unique(self, vertex_suffices: bool) -> bool:
-        """Whether the last solution is known to be the only optimal one, or any vertex will do."""
-        if vertex_suffices:
-            return True
+    def _is_unique(self) -> bool:
+        """Whether the last solution is known to be the only optimal one."""
         basis, solution = self._highs.getBasis(), self._highs.getSolution()
         statuses = [*basis.col_status, *basis.row_status]
         duals = np.array([*solution.col_dual, *solution.row_dual])

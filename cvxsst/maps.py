@@ -225,7 +225,7 @@ class _CentralDifference(torch.autograd.Function):
 
 
 def _settle_failures(z: torch.Tensor, info: Info, problem: Problem, on_failure: str) -> torch.Tensor:
-    """Raise for failed instances, or mark them: a factor NaN spoils both value and gradient, and only theirs."""
+    """Raise for failed instances, or mark them: u * NaN spoils both value and gradient, and only theirs."""
     failed = ~info.converged | info.empty
     if not bool(failed.any()):
         return z
@@ -240,8 +240,8 @@ def _settle_failures(z: torch.Tensor, info: Info, problem: Problem, on_failure: 
             "smaller utilities, a higher temperature or another engine may help",
             instances,
         )
-    factor = torch.where(failed, torch.nan, 1.0).to(z)
-    return torch.nan_to_num(z) * factor[:, None]
+    rows = failed.nonzero().flatten()
+    return z.index_put((rows,), problem.u[rows] * torch.nan)
 
 
 def _raise_empty(problem: Problem, empty: torch.Tensor) -> None:

@@ -200,11 +200,13 @@ def _require_bounded(form: StandardForm) -> None:
     zero_b, zero_h = np.zeros_like(form.b), np.zeros_like(form.h)
     cone = LinearProgram(form.A, zero_b, form.G, zero_h, form.n, lower=-unit, upper=unit)
     generic = np.random.default_rng(0).normal(size=form.n)
-    if max(cone.maximize(generic).value, cone.maximize(-generic).value) < 1e-7:
+    # If there is a ray, c or -c grows along it (c is orthogonal to none). What the two best rays move has no bound.
+    rays = [cone.maximize(c).x for c in (generic, -generic)]
+    up, down = (np.any([s * ray[: form.n] > 1e-7 for ray in rays if ray is not None], axis=0) for s in (1.0, -1.0))
+    if not np.any(up | down):
         return
-    directions = [(i, sign) for i in range(form.n) for sign in (1.0, -1.0)]
-    grows = [(i, s) for i, s in directions if cone.maximize(s * np.eye(form.n)[i]).value > 0.5]
-    entries = some([f"{i} {'from above' if s > 0 else 'from below'}" for i, s in grows])
+    sides = {"from above": up, "from below": down}
+    entries = some([f"{i} {side}" for i in range(form.n) for side, grows in sides.items() if grows[i]])
     raise UnboundedPolytopeError(
         f"the set has no bound in entries (counted row by row): {entries}; add constraints, for example 0 <= z <= 1"
     )

@@ -1,8 +1,8 @@
-"""Dynamic programs, written once for every sum: ``maximum`` gives the best value, ``log_sum_exp`` the log-partition.
+"""Dynamic programs, written once for every sum: ``maximum`` gives the best value, ``log_sum_exp`` log-partitions.
 
-The best value is the maximum of <w, z> over Z, piecewise linear and convex in w; where it is differentiable its gradient
-is the maximizer. ``max`` passes its gradient to exactly one of its arguments, so the gradient computed is a maximizer
-also at ties: no back-pointers are kept.
+The best value is the maximum of <w, z> over Z, piecewise linear and convex in w; where it is differentiable its
+gradient is the maximizer. ``max`` passes its gradient to exactly one of its arguments, so the gradient computed is a
+maximizer also at ties: no back-pointers are kept.
 """
 
 from __future__ import annotations

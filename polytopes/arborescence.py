@@ -167,7 +167,7 @@ def _contract(
 
 
 def _group_maximum(x: torch.Tensor, group: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Over the last dimension of x (B, n, n): at [., g] the maximum over the members of group g, and which one it is."""
+    """Over the last dimension of x (B, n, n): at [., g] the maximum over the members of group g, and its position."""
     n = x.shape[-1]
     where = group[:, None, :].expand_as(x)
     largest = torch.full_like(x, -torch.inf).scatter_reduce(2, where, x, "amax")

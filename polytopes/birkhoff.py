@@ -2,8 +2,8 @@
 
     Z = {permutation matrices},    conv Z = {z >= 0, rows and columns sum to 1}: the doubly stochastic matrices
 
-*Why.* Birkhoff 1946, von Neumann 1953; the constraint matrix is the incidence matrix of a bipartite graph, hence totally
-unimodular.
+*Why.* Birkhoff 1946, von Neumann 1953; the constraint matrix is the incidence matrix of a bipartite graph, hence
+totally unimodular.
 
     argmax   the assignment problem, by the Hungarian method (scipy), O(n^3) per instance
 """

@@ -2,15 +2,15 @@
 
     Z = {(z, p) : z in {0, 1}^n, sum z = k, p_i = z_i z_{i+1}},    entries: z_1 ... z_n, p_1 ... p_{n-1}
 
-*The hull.* Reading the items from left to right, a subset is a path through the states (item i, how many so far, whether i
-is in): from each state one arc leads to "i + 1 is in" and one to "i + 1 is out". The paths from the start to count k are
-the extreme points of the unit flows through this graph (its incidence matrix is totally unimodular), z_i is the flow
-into the states in which i is in, p_i the flow along the arcs between two such states. So
+*The hull.* Reading the items from left to right, a subset is a path through the states (item i, how many so far,
+whether i is in): from each state one arc leads to "i + 1 is in" and one to "i + 1 is out". The paths from the start to
+count k are the extreme points of the unit flows through this graph (its incidence matrix is totally unimodular), z_i is
+the flow into the states in which i is in, p_i the flow along the arcs between two such states. So
 
     conv Z = {(z, p) = M f : f >= 0 a unit flow},     O(nk) lifted columns f
 
-(Martin, Rardin and Campbell 1990: dynamic programs as extended formulations). The inequalities p_i <= z_i, p_i <= z_{i+1},
-p_i >= z_i + z_{i+1} - 1 with sum z = k would not do: they have fractional vertices.
+(Martin, Rardin and Campbell 1990: dynamic programs as extended formulations). The inequalities p_i <= z_i,
+p_i <= z_{i+1}, p_i >= z_i + z_{i+1} - 1 with sum z = k would not do: they have fractional vertices.
 
     argmax   the best path, by dynamic programming, O(nk)
 """

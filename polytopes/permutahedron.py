@@ -2,9 +2,9 @@
 
     Z = {permutations of (1, ..., n)},    conv Z = {z = X (1, ..., n)' : X doubly stochastic}
 
-*Why.* A linear map takes hulls to hulls, conv {X (1..n)'} = {conv X} (1..n)'; and the hull of the permutation matrices are
-the doubly stochastic ones (Birkhoff 1946). Rado 1952 gives the same set by 2^n - 1 inequalities in z alone, sum over S of
-z_i <= n + (n - 1) + ... (|S| terms); the n^2 lifted columns are fewer.
+*Why.* A linear map takes hulls to hulls, conv {X (1..n)'} = {conv X} (1..n)'; and the hull of the permutation matrices
+are the doubly stochastic ones (Birkhoff 1946). Rado 1952 gives the same set by 2^n - 1 inequalities in z alone, sum
+over S of z_i <= n + (n - 1) + ... (|S| terms); the n^2 lifted columns are fewer.
 
     argmax   sorting: the largest utility gets n, O(n log n) (rearrangement inequality)
 """

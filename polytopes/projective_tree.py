@@ -9,8 +9,8 @@ side) and incomplete ones I (an arc, with what lies between its ends), in the tw
     C[h -> t]  =  I[h -> m]  +  C[m -> t]                 the outermost dependent m of h, and what m governs beyond
 
 Each rule is a hyperarc from its two parts to the whole; a tree is a hyperpath to C[0 -> n-1], and exactly one of them.
-Because the two parts of each rule cover disjoint spans, the unit hyperflows, f >= 0, inflow of an item = its use in larger
-items, inflow of C[0 -> n-1] = 1, are the hull of these hyperpaths (Martin, Rardin and Campbell 1990), and
+Because the two parts of each rule cover disjoint spans, the unit hyperflows, f >= 0, inflow of an item = its use in
+larger items, inflow of C[0 -> n-1] = 1, are the hull of these hyperpaths (Martin, Rardin and Campbell 1990), and
 
     conv Z = {z : z[h, m] = the inflow of I[h -> m], f a unit hyperflow},     O(n^3) lifted columns
 
@@ -42,8 +42,8 @@ def projective_tree(n: int):
     Args:
         n: how many nodes, the root included, at least 1.
 
-    Shape ``(n, n)``: z[i, j] = 1 where i is the head of j; column 0 and the diagonal are 0, whatever their utilities. The
-    root may have several children. The hull has O(n^3) lifted columns.
+    Shape ``(n, n)``: z[i, j] = 1 where i is the head of j; column 0 and the diagonal are 0, whatever their utilities.
+    The root may have several children. The hull has O(n^3) lifted columns.
 
     Example:
         >>> import torch, cvxsst

@@ -41,8 +41,8 @@ def spanning_tree(n: int, edges: Edges | None = None):
         edges: undirected edges (i, j), connecting all nodes. Default: all i < j, row by row, as
             ``torch.triu_indices(n, n, 1)`` lists them.
 
-    Shape ``(E,)``, in the order of the edges. The hull has about 2 n E lifted columns. The argmax depends on the order of
-    the utilities only (a matroid): with ``Gumbel(theta, 1)`` it is Kruskal's algorithm on a random order of the edges.
+    Shape ``(E,)``, in the order of the edges. The hull has about 2 n E lifted columns. The argmax depends on the order
+    of the utilities only (a matroid): with ``Gumbel(theta, 1)`` it is Kruskal's algorithm on a random order of edges.
 
     Example:
         >>> import torch, cvxsst

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import cvxpy as cp
 import numpy as np
-import polytopes
 import torch
 
 import cvxsst
+import polytopes
 from cvxsst.engines import ENGINES
 from cvxsst.vertices import vertices
 
@@ -35,7 +35,7 @@ def ad_hoc() -> list[cvxsst.Polytope]:
     x, y, s = cp.Variable(3), cp.Variable(4, bounds=[0, 1]), cp.Variable((3, 3), symmetric=True)
     return [
         cvxsst.Polytope(x, [cp.norm1(x) <= 1], name="cross"),
-        cvxsst.Polytope(y, [cp.sum_largest(y, 2) <= 1.5, cp.max(y) >= -1], name="sum-largest"),
+        cvxsst.Polytope(y, [cp.sum_largest(y, 2) <= 1.5, cp.max(y) <= 0.9], name="sum-largest"),
         cvxsst.Polytope(s, [s >= 0, cp.sum(s, axis=0) == 1], name="symmetric-birkhoff"),
     ]
 

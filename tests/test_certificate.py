@@ -1,11 +1,11 @@
 """Certificates judge: right answers pass, each kind of wrong answer is seen, and the bound is a bound."""
 
 import cvxpy as cp
-import polytopes
 import pytest
 import torch
 
 import cvxsst
+import polytopes
 from cvxsst import BinaryEntropy, CategoricalEntropy, Custom, Euclidean, ExponentialFamily, certificate
 
 from .table import CASES, Case, utilities, value
@@ -91,11 +91,13 @@ def test_exponential_family_gap_is_the_divergence() -> None:
     assert certificate(P, z, w, ExponentialFamily(), 0.5).gap.item() == pytest.approx(expected.item(), abs=1e-9)
 
 
-def test_custom_regularizer_has_a_certificate() -> None:
+def test_custom_regularizer_has_the_frank_wolfe_gap() -> None:
+    """max over v of <g, v - z> with g = w - grad f(z); on the simplex that is max g - <g, z>."""
     P, w = polytopes.simplex(3), torch.tensor([0.3, 0.1, -0.5], dtype=torch.float64)
-    twin, custom = Euclidean(), Custom(lambda z: cp.sum_squares(z) / 2)
     z = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
-    assert certificate(P, z, w, custom).gap.item() == pytest.approx(certificate(P, z, w, twin).gap.item())
+    g = w - 0.7 * z
+    expected = (g.max() - g @ z).item()
+    assert certificate(P, z, w, Custom(lambda z: cp.sum_squares(z) / 2), 0.7).gap.item() == pytest.approx(expected)
 
 
 def test_not_a_number_is_infinitely_wrong_and_shapes_are_checked() -> None:

@@ -33,11 +33,10 @@ def own(tmp_path, monkeypatch: pytest.MonkeyPatch) -> str:
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *arguments: str) -> tuple[int, str, str]:
     """(exit status, stdout, stderr) of ``cvxsst arguments``, in this process."""
     monkeypatch.setattr(sys, "argv", ["cvxsst", *arguments])
-    with pytest.raises(SystemExit) as exit_status:
+    with pytest.raises(SystemExit) as stopped:
         cli.main()
-        sys.exit(0)
     out, err = capsys.readouterr()
-    return int(exit_status.value.code or 0), out, " ".join(err.split())
+    return int(stopped.value.code or 0), out, " ".join(err.split())
 
 
 def test_list_names_the_whole_zoo(monkeypatch, capsys) -> None:

@@ -4,13 +4,13 @@ import itertools
 import math
 
 import cvxpy as cp
-import polytopes
 import pytest
 import torch
 from scipy import stats
 from torch.distributions import Categorical, Exponential, Gumbel, Independent, MultivariateNormal, Normal, kl_divergence
 
 import cvxsst
+import polytopes
 from cvxsst import NegativeExponential, StochasticArgmax, StochasticSoftmax
 
 FALSE_ALARM = 1e-6  # probability that a right implementation fails one of the statistical tests, for whatever seed
@@ -155,15 +155,15 @@ def test_sample_has_no_gradient_and_rsample_has() -> None:
 @pytest.mark.parametrize(
     ("build", "says"),
     [
-        (lambda P: StochasticArgmax(torch.zeros(3), P), "Distribution"),
+        (lambda P: StochasticArgmax(torch.zeros(3), P), "Distribution"),  # type: ignore[arg-type]
         (lambda P: StochasticArgmax(Gumbel(torch.zeros(4), 1.0), P), r"\(3,\)"),
         (lambda P: StochasticArgmax(Gumbel(0.0, 1.0), P), r"\(3,\)"),
         (lambda P: StochasticArgmax(Independent(Normal(torch.zeros(2, 3), 1.0), 2), P), "event_shape"),
         (lambda P: StochasticSoftmax(Categorical(torch.ones(3, 2)), P), "rsample"),
         (lambda P: StochasticSoftmax(Gumbel(torch.zeros(3), 1.0), P, temperature=0.0), "positive"),
         (lambda P: StochasticSoftmax(Gumbel(torch.zeros(3), 1.0), P, temperature=torch.ones(2)), "broadcast"),
-        (lambda P: StochasticSoftmax(Gumbel(torch.zeros(3), 1.0), P, cvxsst.Euclidean), r"Euclidean\(\)"),
-        (lambda P: StochasticSoftmax(Gumbel(torch.zeros(3), 1.0), polytopes.simplex), "family"),
+        (lambda P: StochasticSoftmax(Gumbel(torch.zeros(3), 1.0), P, cvxsst.Euclidean), r"Euclidean\(\)"),  # type: ignore[arg-type]
+        (lambda P: StochasticSoftmax(Gumbel(torch.zeros(3), 1.0), polytopes.simplex), "family"),  # type: ignore[arg-type]
         (lambda P: NegativeExponential(-1.0), "rate"),
     ],
 )

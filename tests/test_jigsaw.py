@@ -149,7 +149,7 @@ def test_the_picture_draws_the_digits_and_frames_the_wrong_tiles():
     figure = draw(shuffled(truth), restored, truth)
     assert len(figure.axes) == 3 * (FIRST + 1)
     assert [len(axes.patches) for axes in figure.axes] == [0] * (2 * FIRST + 1) + [2] + [0] * (FIRST + 1)
-    last = torch.as_tensor(figure.axes[-1].images[0].get_array().data)
+    last = torch.as_tensor(figure.axes[-1].images[0].get_array().data)  # type: ignore[union-attr]
     assert torch.equal(last, to_images(truth[9:10])[0])
     assert "91.7% of 12 images" in " ".join(text.get_text() for text in figure.texts)
 

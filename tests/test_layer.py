@@ -5,11 +5,11 @@ import io
 import pickle
 
 import cvxpy as cp
-import polytopes
 import pytest
 import torch
 
 import cvxsst
+import polytopes
 
 
 def test_layer_is_the_function_and_survives_pickle_copy_and_state() -> None:

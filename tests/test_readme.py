@@ -6,10 +6,10 @@ import pkgutil
 import re
 from pathlib import Path
 
-import polytopes
 import pytest
 
 import cvxsst
+import polytopes
 from cvxsst.cli import markdown_table
 
 README = Path(__file__).parent.parent / "README.md"

@@ -189,7 +189,7 @@ class _Layer(ABC):
     def backward(self, solutions: list[Refined], g: np.ndarray) -> np.ndarray:
         gradient = np.zeros_like(g)
         for i, solution in enumerate(solutions):
-            known = bool(np.all(np.isfinite(g[i])))  # a failed instance is marked by NaN, here as everywhere
+            known = bool(np.all(np.isfinite(g[i])))  # a NaN stays in its instance
             gradient[i, self.free] = solution.derivative(g[i, self.free]) if known else np.nan
         return gradient
 
@@ -349,7 +349,8 @@ def _plausible_active_sets(slack: np.ndarray, multiplier: np.ndarray) -> Iterato
 
     Near the solution an active constraint has multiplier > slack. Where strict complementarity is weak (a capped
     entry at 1 - 1e-9, say) the solver's accuracy does not tell; then a constraint more or less, in the order of the
-    ratio of the two, is tried. The certificate decides.
+    ratio of the two, is tried, then the constraints that are active beyond doubt, then those that may be active. The
+    certificate decides.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.nan_to_num(np.maximum(multiplier, 0) / np.maximum(slack, 1e-300), posinf=1e300)
@@ -360,6 +361,9 @@ def _plausible_active_sets(slack: np.ndarray, multiplier: np.ndarray) -> Iterato
             active = np.zeros(len(order), dtype=bool)
             active[order[: likely + shift]] = True
             yield active
+    for doubt in (1e-6, 1e-3):
+        yield (ratio > 1) & (multiplier > doubt)
+        yield slack < doubt
 
 
 def _said_by_domain(core: Presolved, phi: Separable) -> np.ndarray:
