@@ -40,6 +40,11 @@ def ad_hoc() -> list[cvxsst.Polytope]:
     ]
 
 
+# What each engine promises: the certified gap, and how far its derivative is from symmetric.
+GAP = {"fast": 1e-10, "kkt": 1e-8, "cvxpylayer": 1e-10, "enumeration": 1e-10}
+ASYMMETRY = {"fast": 1e-9, "kkt": 1e-8, "cvxpylayer": 1e-9, "enumeration": 1e-9}
+
+
 @dataclass(frozen=True)
 class Case:
     """One row of the table."""

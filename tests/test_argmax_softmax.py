@@ -170,10 +170,10 @@ def test_failed_solves_are_named_marked_and_spoil_nothing(monkeypatch: pytest.Mo
     w[0, 1, 0] += 90.0
     w[1, 2, 3] += 1000.0
     with pytest.raises(ConvergenceError, match=r"\(0, 1\), \(1, 2\)") as caught:
-        cvxsst.softmax(P, w, CategoricalEntropy())
+        cvxsst.softmax(P, w, CategoricalEntropy(), engine="cvxpylayer")
     assert caught.value.instances == [(0, 1), (1, 2)]
     leaf = w.clone().requires_grad_()
-    out, info = cvxsst.softmax(P, leaf, CategoricalEntropy(), on_failure="nan", return_info=True)
+    out, info = cvxsst.softmax(P, leaf, CategoricalEntropy(), engine="cvxpylayer", on_failure="nan", return_info=True)
     assert info.converged.tolist() == [[True, False, True], [True, True, False]]
     assert torch.equal(out.isnan().all(-1), ~info.converged)
     monkeypatch.undo()

@@ -213,7 +213,7 @@ def test_registered_functions_are_used_and_get_the_arguments() -> None:
     P = choice(4)
     assert cvxsst.which_engine(P, cvxsst.CategoricalEntropy()) == "fast"
     assert cvxsst.which_engine(P, cvxsst.ExponentialFamily()) == "fast"
-    assert cvxsst.which_engine(P, cvxsst.Euclidean()) == "cvxpylayer"
+    assert cvxsst.which_engine(P, cvxsst.Euclidean()) == "kkt"
     w = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
     for regularizer in (cvxsst.CategoricalEntropy(), cvxsst.ExponentialFamily()):
         z = cvxsst.softmax(P, w, regularizer, 0.5)

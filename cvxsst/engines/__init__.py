@@ -1,6 +1,7 @@
 """The engines, in the order in which ``engine="auto"`` prefers them.
 
 - ``"fast"``: the family's own closed form or algorithm, where its page registers one;
+- ``"kkt"``: any polytope, any of the separable regularizers, a whole batch at once;
 - ``"cvxpylayer"``: any polytope, any regularizer with a formula: the reference, one instance at a time;
 - ``"enumeration"``: the exponential family over all structures of a small set.
 """
@@ -15,6 +16,7 @@ from cvxsst.engines.cvxpylayer import CvxpyLayerEngine
 from cvxsst.engines.enumeration import Enumeration
 from cvxsst.engines.fast import Fast
 from cvxsst.errors import NoFastPathError
+from cvxsst.kkt import KKT
 from cvxsst.regularizers import ExponentialFamily, Regularizer, checked_regularizer
 from cvxsst.vertices import vertices
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ENGINES", "Engine", "Info", "chosen_engine", "which_engine"]
 
-ENGINES: dict[str, Engine] = {engine.name: engine for engine in (Fast(), CvxpyLayerEngine(), Enumeration())}
+ENGINES: dict[str, Engine] = {engine.name: engine for engine in (Fast(), KKT(), CvxpyLayerEngine(), Enumeration())}
 
 
 def which_engine(P: Polytope, regularizer: Regularizer) -> str:
@@ -64,6 +66,7 @@ def _why_not(engine: Engine, P: Polytope, regularizer: Regularizer) -> str:
     cure = f"use engine={able[0]!r} or 'auto'" if able else "no engine can: see @family.log_partition"
     reason = {
         "fast": f"no fast path is registered for {P!r} with {regularizer!r}",
+        "kkt": f"{regularizer!r} is not one of the three separable regularizers",
         "cvxpylayer": f"{regularizer!r} has no formula that CVXPY could minimize",
         "enumeration": "enumeration solves the exponential family only"
         if not isinstance(regularizer, ExponentialFamily)

@@ -6,12 +6,14 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 import torch
 
-from cvxsst.regularizers import Regularizer
+from cvxsst.regularizers import Regularizer, Separable
 
 if TYPE_CHECKING:
     from cvxsst.polytope import Polytope
+    from cvxsst.presolve import Presolved
 
 
 @dataclass(frozen=True)
@@ -70,3 +72,29 @@ class Engine(ABC):
         ``forbidden`` ``(B, n)``, bool, marks the entries that must be 0; None stands for none. Failed instances are
         told by ``Info``, never by an exception: no instance spoils another.
         """
+
+
+def groups(
+    forbidden: torch.Tensor | None, batch: int, device: torch.device
+) -> list[tuple[tuple[int, ...], torch.Tensor]]:
+    """The instances by their forbidden entries: ``[(entries, rows), ...]``."""
+    if batch == 0:
+        return []
+    if forbidden is None or not bool(forbidden.any()):
+        return [((), torch.arange(batch, device=device))]
+    patterns, which = torch.unique(forbidden, dim=0, return_inverse=True)
+    return [
+        (tuple(pattern.nonzero().flatten().tolist()), (which == k).nonzero().flatten())
+        for k, pattern in enumerate(patterns)
+    ]
+
+
+def said_by_domain(core: Presolved, phi: Separable) -> np.ndarray:
+    """Rows of G such as -z_i <= 0 that the domain of phi implies: the entropy's own cone already says them."""
+    form, (low, high) = core.form, phi.domain
+    single = np.flatnonzero(np.diff(form.G.indptr) == 1)
+    column, a = form.G.indices[form.G.indptr[single]], form.G.data[form.G.indptr[single]]
+    end = np.where(a > 0, high, low)
+    with np.errstate(invalid="ignore"):
+        said = (column < form.n) & (a * end <= form.h[single])
+    return single[said]

@@ -31,10 +31,9 @@ import torch
 from cvxpylayers.torch import CvxpyLayer
 
 from cvxsst.certificate import custom_gradient, distance, gap_bound
-from cvxsst.engines.base import Engine, Info
+from cvxsst.engines.base import Engine, Info, groups, said_by_domain
 from cvxsst.errors import EmptyPolytopeError
 from cvxsst.face import Face, face_derivative, newton_on_face
-from cvxsst.presolve import Presolved
 from cvxsst.regularizers import Custom, Euclidean, ExponentialFamily, Regularizer, Separable
 
 if TYPE_CHECKING:
@@ -70,29 +69,17 @@ class CvxpyLayerEngine(Engine):
         z = torch.zeros_like(u)
         info = Info.of_closed_form(z)
         info.residual.fill_(torch.inf)
-        for entries, rows in _groups(forbidden, len(u)):
+        for entries, rows in groups(forbidden, len(u), u.device):
             try:
                 layer = _layer(P, regularizer, entries)
             except EmptyPolytopeError:
                 info.converged[rows], info.empty[rows] = False, True
+                z = z.index_put((rows,), 0 * u[rows])  # keeps its gradient known
                 continue
             part = layer.solve(u[rows], info, rows)
             z = z.index_put((rows[:, None], layer.allowed[None, :]), part)
         moved = Info(*(t.to(device) for t in (info.converged, info.residual, info.iterations, info.empty)))
         return z.to(device), moved
-
-
-def _groups(forbidden: torch.Tensor | None, batch: int) -> list[tuple[tuple[int, ...], torch.Tensor]]:
-    """The instances by their forbidden entries: ``[(entries, rows), ...]``."""
-    if batch == 0:
-        return []
-    if forbidden is None:
-        return [((), torch.arange(batch))]
-    patterns, which = torch.unique(forbidden.cpu(), dim=0, return_inverse=True)
-    return [
-        (tuple(pattern.nonzero().flatten().tolist()), (which == k).nonzero().flatten())
-        for k, pattern in enumerate(patterns)
-    ]
 
 
 def _layer(P: Polytope, regularizer: Regularizer, entries: tuple[int, ...]) -> _Layer:
@@ -224,7 +211,7 @@ class _SeparableLayer(_Layer):
         super().__init__(P, regularizer, entries)
 
     def _stated_inequalities(self) -> np.ndarray:
-        return np.setdiff1d(np.arange(self.core.form.G.shape[0]), _said_by_domain(self.core, self.phi))
+        return np.setdiff1d(np.arange(self.core.form.G.shape[0]), said_by_domain(self.core, self.phi))
 
     def _expression(self, z: cp.Expression) -> cp.Expression:
         return self.phi.expression(z)
@@ -364,17 +351,6 @@ def _plausible_active_sets(slack: np.ndarray, multiplier: np.ndarray) -> Iterato
     for doubt in (1e-6, 1e-3):
         yield (ratio > 1) & (multiplier > doubt)
         yield slack < doubt
-
-
-def _said_by_domain(core: Presolved, phi: Separable) -> np.ndarray:
-    """Rows of G such as -z_i <= 0 that the domain of phi implies: the entropy's own cone already says them."""
-    form, (low, high) = core.form, phi.domain
-    single = np.flatnonzero(np.diff(form.G.indptr) == 1)
-    column, a = form.G.indices[form.G.indptr[single]], form.G.data[form.G.indptr[single]]
-    end = np.where(a > 0, high, low)
-    with np.errstate(invalid="ignore"):
-        said = (column < form.n) & (a * end <= form.h[single])
-    return single[said]
 
 
 def _solve_one_by_one_if_need_be(layer: CvxpyLayer, u: np.ndarray) -> list[np.ndarray]:

@@ -1,0 +1,5 @@
+"""The batched KKT engine."""
+
+from cvxsst.kkt.engine import KKT
+
+__all__ = ["KKT"]

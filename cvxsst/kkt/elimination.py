@@ -1,0 +1,230 @@
+"""Batched factorization of one sparse symmetric matrix pattern: many instances, one symbolic analysis.
+
+    M = [ D + G'W G    A'    ]       D > 0, W >= 0 diagonal, different in every instance;
+        [ A           -delta ]       A and G the same in all
+
+M is quasi-definite, so any order of elimination will do (Vanderbei 1995). The order is chosen once:
+level by level an independent set of unknowns with few neighbours is eliminated, all of them at once for all
+instances by gathers and scatters; what remains is dense and small, and goes to batched Cholesky. A flow of a
+thousand columns leaves a few dozen unknowns. Tensors are laid out with the instances last, so that each gather moves
+contiguous rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+
+import scipy.sparse as sp
+import torch
+
+MOST_NEIGHBOURS = 12  # an unknown with more is left to the dense part
+DELTA = 1e-8
+REGULARIZATION = 1e-14  # of the dense part, relative to its diagonal
+
+
+@dataclass(frozen=True)
+class _Level:
+    """One independent set: slots of its pivots, of its off-diagonal entries, and the updates they cause."""
+
+    pivots: torch.Tensor  # unknowns
+    diagonal: torch.Tensor  # their slots
+    edges: torch.Tensor  # slots of the entries (pivot, neighbour)
+    edge_pivot: torch.Tensor  # position in ``pivots``
+    edge_neighbour: torch.Tensor  # unknown
+    first: torch.Tensor  # updates: entry[target] -= entry[edges[first]] entry[edges[second]] / pivot
+    second: torch.Tensor
+    target: torch.Tensor
+
+    def to(self, device: torch.device) -> _Level:
+        return _Level(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+
+
+class Pattern:
+    """The pattern of M and its order of elimination.
+
+    Args:
+        A: equalities ``(m, N)``. G: inequalities ``(p, N)``, of any length; those with one entry only add to D.
+    """
+
+    def __init__(self, A: sp.csr_array, G: sp.csr_array):
+        A, G = sp.csr_array(A), sp.csr_array(G)
+        self.N, self.m = A.shape[1], A.shape[0]
+        self.size = self.N + self.m
+        self._slots: dict[tuple[int, int], int] = {}
+        neighbours: list[set[int]] = [set() for _ in range(self.size)]
+        for i in range(self.size):
+            self._slot(i, i)
+        constant: list[tuple[int, float]] = []
+        for row in range(self.m):
+            for k in range(A.indptr[row], A.indptr[row + 1]):
+                column, unknown = int(A.indices[k]), self.N + row
+                constant.append((self._slot(column, unknown), float(A.data[k])))
+                neighbours[column].add(unknown)
+                neighbours[unknown].add(column)
+        weighted: list[tuple[int, int, float]] = []
+        for row in range(G.shape[0]):
+            entries = range(G.indptr[row], G.indptr[row + 1])
+            for k, m in combinations_with_replacement(entries, 2):
+                i, j = int(G.indices[k]), int(G.indices[m])
+                weighted.append((self._slot(i, j), row, float(G.data[k] * G.data[m])))
+                if i != j:
+                    neighbours[i].add(j)
+                    neighbours[j].add(i)
+        self.levels = self._order(neighbours)
+        gone = {int(p) for level in self.levels for p in level.pivots}
+        rest = [i for i in range(self.size) if i not in gone]
+        self.positive = torch.tensor([i for i in rest if i < self.N], dtype=torch.long)
+        self.negative = torch.tensor([i for i in rest if i >= self.N], dtype=torch.long)
+        # (i, j) and (j, i) share a slot; the last slot is always 0
+        self._zero = len(self._slots)
+        self.blocks = {
+            "pp": self._dense(self.positive, self.positive),
+            "np": self._dense(self.negative, self.positive),
+            "nn": self._dense(self.negative, self.negative),
+        }
+        self.constant = _columns(constant, (torch.long, torch.float64))
+        self.weighted = _columns(weighted, (torch.long, torch.long, torch.float64))
+        self.device = torch.device("cpu")
+
+    def _slot(self, i: int, j: int) -> int:
+        return self._slots.setdefault((min(i, j), max(i, j)), len(self._slots))
+
+    def _order(self, neighbours: list[set[int]]) -> list[_Level]:
+        levels: list[_Level] = []
+        remaining = set(range(self.size))
+        while True:
+            chosen: list[int] = []
+            blocked: set[int] = set()
+            few = sorted((len(neighbours[i]), i) for i in remaining)
+            for degree, i in few:
+                # a level is worth its overhead only with cheap pivots: at most twice the least degree
+                if degree > min(MOST_NEIGHBOURS, 2 * few[0][0] + 2):
+                    break
+                if i not in blocked:
+                    chosen.append(i)
+                    blocked |= neighbours[i] | {i}
+            if not chosen or (len(chosen) < 4 and levels):
+                return levels
+            levels.append(self._eliminate(chosen, neighbours))
+            remaining -= set(chosen)
+
+    def _eliminate(self, chosen: list[int], neighbours: list[set[int]]) -> _Level:
+        edges: list[tuple[int, int, int]] = []
+        updates: list[tuple[int, int, int]] = []
+        for position, pivot in enumerate(chosen):
+            around = sorted(neighbours[pivot])
+            start = len(edges)
+            edges.extend((self._slot(pivot, j), position, j) for j in around)
+            for a, b in combinations_with_replacement(range(len(around)), 2):
+                i, j = around[a], around[b]
+                updates.append((start + a, start + b, self._slot(i, j)))
+                if i != j:
+                    neighbours[i].add(j)
+                    neighbours[j].add(i)
+            for j in around:
+                neighbours[j].discard(pivot)
+        index = (torch.long,) * 3
+        return _Level(
+            torch.tensor(chosen),
+            torch.tensor([self._slot(p, p) for p in chosen]),
+            *_columns(edges, index),
+            *_columns(updates, index),
+        )
+
+    def _dense(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        slots = [[self._slots.get((min(i, j), max(i, j)), self._zero) for j in columns.tolist()] for i in rows.tolist()]
+        return torch.tensor(slots, dtype=torch.long).reshape(len(rows), len(columns))
+
+    def to(self, device: torch.device) -> Pattern:
+        if device == self.device:
+            return self
+        other = object.__new__(Pattern)
+        other.__dict__.update(self.__dict__)
+        other.levels = [level.to(device) for level in self.levels]
+        other.positive, other.negative = self.positive.to(device), self.negative.to(device)
+        other.blocks = {name: block.to(device) for name, block in self.blocks.items()}
+        other.constant = tuple(t.to(device) for t in self.constant)
+        other.weighted = tuple(t.to(device) for t in self.weighted)
+        other.device = device
+        return other
+
+    def factor(self, D: torch.Tensor, W: torch.Tensor) -> Factor:
+        """Factor M for D ``(N, B)`` and W ``(p, B)``."""
+        return Factor(self, D, W)
+
+
+def _columns(rows: list[tuple], dtypes: tuple[torch.dtype, ...]) -> tuple[torch.Tensor, ...]:
+    return tuple(torch.tensor([row[k] for row in rows], dtype=dtype) for k, dtype in enumerate(dtypes))
+
+
+class Factor:
+    """M factored, for one batch of diagonals; solves M (x, nu) = (f, g)."""
+
+    def __init__(self, pattern: Pattern, D: torch.Tensor, W: torch.Tensor):
+        self.pattern = pattern
+        B = D.shape[1]
+        values = D.new_zeros(pattern._zero + 1, B)
+        slots, a = pattern.constant
+        values[slots] = a[:, None]
+        values[: pattern.N] += D  # the diagonal has the first slots
+        values[pattern.N : pattern.size] -= DELTA
+        slots, rows, a = pattern.weighted
+        values.index_add_(0, slots, W[rows] * a[:, None])
+        self.inverse: list[torch.Tensor] = []
+        self.edges: list[torch.Tensor] = []
+        for level in pattern.levels:
+            inverse = 1 / values[level.diagonal]
+            edges = values[level.edges]
+            scaled = edges * inverse[level.edge_pivot]
+            values.index_add_(0, level.target, edges[level.first] * scaled[level.second], alpha=-1)
+            self.inverse.append(inverse)
+            self.edges.append(scaled)
+        blocks = {name: values[slots.reshape(-1)].reshape(*slots.shape, B) for name, slots in pattern.blocks.items()}
+        pp, np_, nn = (blocks[name].permute(2, 0, 1) for name in ("pp", "np", "nn"))
+        self.L_positive = cholesky(pp)
+        self.coupling = torch.linalg.solve_triangular(self.L_positive, np_.mT, upper=False)
+        self.L_negative = cholesky(self.coupling.mT @ self.coupling - nn)
+
+    def solve(self, f: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """x ``(N, B, ...)`` and nu ``(m, B, ...)`` with M (x, nu) = (f, g)."""
+        pattern = self.pattern
+        v = torch.cat([f, g])
+        extra = (1,) * (v.dim() - 2)
+        for level, scaled in zip(pattern.levels, self.edges, strict=True):
+            scaled = scaled.reshape(*scaled.shape, *extra)
+            v.index_add_(0, level.edge_neighbour, scaled * v[level.pivots[level.edge_pivot]], alpha=-1)
+        p = v[pattern.positive].movedim(1, 0).flatten(2) if extra else v[pattern.positive].T[..., None]
+        n = v[pattern.negative].movedim(1, 0).flatten(2) if extra else v[pattern.negative].T[..., None]
+        p = torch.linalg.solve_triangular(self.L_positive, p, upper=False)
+        n = self.coupling.mT @ p - n
+        n = torch.cholesky_solve(n, self.L_negative)
+        p = torch.linalg.solve_triangular(self.L_positive.mT, p - self.coupling @ n, upper=True)
+        shape = v.shape[1:]
+        v[pattern.positive] = p.movedim(0, 1).reshape(-1, *shape)
+        v[pattern.negative] = n.movedim(0, 1).reshape(-1, *shape)
+        for level, scaled, inverse in zip(
+            reversed(pattern.levels), reversed(self.edges), reversed(self.inverse), strict=True
+        ):
+            inverse, scaled = inverse.reshape(*inverse.shape, *extra), scaled.reshape(*scaled.shape, *extra)
+            x = v[level.pivots] * inverse
+            x.index_add_(0, level.edge_pivot, scaled * v[level.edge_neighbour], alpha=-1)
+            v[level.pivots] = x
+        return v[: pattern.N], v[pattern.N :]
+
+
+def cholesky(M: torch.Tensor) -> torch.Tensor:
+    """The Cholesky factor, of the matrix scaled to unit diagonal, with pivots that rounding has spoiled raised."""
+    if not M.shape[-1]:
+        return M
+    root = M.diagonal(dim1=1, dim2=2).clamp_min(1e-290).sqrt()
+    M = M / root[:, :, None] / root[:, None, :]
+    eye = torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
+    floor = M.new_full((len(M), 1, 1), REGULARIZATION)
+    L, wrong = torch.linalg.cholesky_ex(M + floor * eye)
+    for _ in range(5):
+        if not bool(wrong.any()):
+            break
+        floor = torch.where(wrong[:, None, None] > 0, 100 * floor, floor)
+        L, wrong = torch.linalg.cholesky_ex(M + floor * eye)
+    return L * root[:, :, None]

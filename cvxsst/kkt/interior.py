@@ -1,0 +1,235 @@
+"""Primal-dual interior point method over any polytope, all instances of a batch at once (Mehrotra 1992).
+
+    minimize  tau sum_i phi(z_i) - <u, z>   over   A x = b,  G x + s = h,  s >= 0,      x = (z, y)
+
+    optimal:  tau phi'(z) - u + (A'nu + G'lam)_z = 0,   (A'nu + G'lam)_y = 0,   s lam = 0,   s, lam >= 0
+
+Every instance starts from the interior point found at declaration; Newton's method follows s lam = mu as mu falls. z is
+unique at the optimum; y need not be: a proximal term keeps each step in y short (Friedlander and Orban 2012) without
+moving the limit, and no result depends on y. u is scaled so that its spread is 1, then tau = 1 / spread.
+
+An entropy is continued quadratically below EDGE (and above 1 - EDGE), where its second derivative would exceed 1 /
+EDGE: entries of z that small are then the business of the bound z >= 0, and come out between 0 and EDGE.
+
+An instance stops when the Newton step to mu = 0, which near the solution is the error, moves z by less than TOLERANCE;
+it leaves the batch, so that none can disturb another. Layout: instances last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from cvxsst.kkt.elimination import DELTA, Factor, Pattern
+from cvxsst.kkt.entries import Entries
+
+STEPS = 80
+PATIENCE = 6  # steps without improvement
+TO_BOUNDARY = 0.995  # of the way to the boundary
+TOLERANCE = 1e-10  # of the Newton step in z: here an instance stops
+EDGE = 1e-13
+NEAR = 1e-6  # to an end of the domain
+PROXIMAL = 1e-5  # on y, where u has spread 1
+REFINEMENTS = 2
+NO_GAP = 1e-18  # a smaller sum of s lam is no progress
+
+
+@dataclass
+class Program:
+    """What all instances share: the matrices (dense, on one device), their elimination, an interior point."""
+
+    pattern: Pattern
+    A: torch.Tensor
+    b: torch.Tensor
+    G: torch.Tensor
+    h: torch.Tensor
+    n: int
+    start: torch.Tensor
+    entries: Entries
+    in_domain: torch.Tensor  # which rows of G say no more than the domain of phi
+    low: float
+    high: float
+
+    def to(self, device: torch.device) -> Program:
+        if self.b.device == device:
+            return self
+        moved = {name: getattr(self, name).to(device) for name in ("pattern", "A", "b", "G", "h", "start", "in_domain")}
+        return Program(**moved, n=self.n, entries=self.entries, low=self.low, high=self.high)
+
+    def smooth(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """phi'(z) and phi''(z), continued linearly where phi'' would exceed 1 / EDGE."""
+        inside = z
+        if self.low > -torch.inf:
+            inside = inside.clamp_min(self.low + EDGE)
+        if self.high < torch.inf:
+            inside = inside.clamp_max(self.high - EDGE)
+        curvature = 1 / self.entries.slope(inside)
+        return self.entries.marginal(inside) + curvature * (z - inside), curvature
+
+
+@dataclass
+class Solution:
+    """For each instance: z ``(n, B)``, the weights lam / s of G ``(p, B)``, nu ``(m, B)``, and how it went."""
+
+    z: torch.Tensor
+    weight: torch.Tensor
+    nu: torch.Tensor
+    residual: torch.Tensor
+    iterations: torch.Tensor
+
+
+def solve(program: Program, u: torch.Tensor) -> Solution:
+    """The optimum for each column of u ``(n, B)``; ``residual`` bounds the error of z to first order."""
+    B = u.shape[1]
+    scale = (u.amax(dim=0) - u.amin(dim=0)).clamp_min(1.0)
+    state = _State(program, u / scale, 1 / scale)
+    normal = torch.zeros_like(u)
+    found = Solution(
+        z=state.x[: program.n].clone(),
+        weight=state.s.clone(),
+        nu=state.nu.clone(),
+        residual=u.new_full((B,), torch.inf),
+        iterations=torch.zeros(B, dtype=torch.long, device=u.device),
+    )
+    live = torch.arange(B, device=u.device)
+    best, gap, stalled = u.new_full((B,), torch.inf), u.new_full((B,), torch.inf), torch.zeros_like(live)
+    for step in range(1, STEPS + 1):
+        error = state.advance()
+        better = error < best
+        rows = live[better]
+        found.z[:, rows] = state.x[: program.n, better]
+        normal[:, rows] = state.normal()[:, better]
+        found.weight[:, rows] = (state.lam / state.s)[:, better]
+        found.nu[:, rows] = state.nu[:, better]
+        found.residual[rows] = error[better]
+        found.iterations[live] = step
+        stalled = torch.where((error < 0.9 * best) | (state.gap < 0.9 * gap), 0, stalled + 1)
+        best, gap = torch.minimum(best, error), torch.minimum(gap, state.gap)
+        keep = (best > TOLERANCE) & (stalled < PATIENCE)
+        left = int(keep.sum())  # the one transfer to the host of this step
+        if left == 0:
+            break
+        if left < len(live):
+            live, best, gap, stalled = live[keep], best[keep], gap[keep], stalled[keep]
+            state.keep(keep)
+    found.weight *= scale
+    found.nu *= scale
+    if program.low > -torch.inf:
+        found.z = _refined(program, u / scale, 1 / scale, found.z, normal)
+    return found
+
+
+def _refined(program: Program, u: torch.Tensor, tau: torch.Tensor, z: torch.Tensor, normal: torch.Tensor):
+    """Entries of z near the ends of an entropy's domain, from the multipliers: right in their relative size too.
+
+    z = phi*'((u - normal) / tau), normal = A'nu + G'lam without the bounds that the domain implies.
+    """
+    exact = program.entries.primal((u - normal) / tau)
+    near = torch.minimum(z - program.low, program.high - z) < NEAR
+    return torch.where(near & ((exact - z).abs() < NEAR), exact, z)
+
+
+class _State:
+    """One iterate for every live instance."""
+
+    def __init__(self, program: Program, u: torch.Tensor, tau: torch.Tensor):
+        self.program, self.u, self.tau = program, u, tau
+        self.x = program.start[:, None].expand(-1, u.shape[1]).clone()
+        self.s = (program.h[:, None] - program.G @ self.x).clamp_min(1e-8)
+        self.lam = 0.1 / self.s.clamp_min(1e-3)
+        self.nu = u.new_zeros(len(program.b), u.shape[1])
+
+    def keep(self, which: torch.Tensor) -> None:
+        for name in ("u", "x", "s", "lam", "nu"):
+            setattr(self, name, getattr(self, name)[:, which])
+        self.tau = self.tau[which]
+
+    def normal(self) -> torch.Tensor:
+        program = self.program
+        lam = torch.where(program.in_domain[:, None], 0.0, self.lam)
+        return (program.A.T @ self.nu + program.G.T @ lam)[: program.n]
+
+    @property
+    def gap(self) -> torch.Tensor:
+        return (self.s * self.lam).sum(dim=0).clamp_min(NO_GAP)
+
+    def advance(self) -> torch.Tensor:
+        """One step; returns the error of z that it corrects, in units of z."""
+        program, n = self.program, self.program.n
+        marginal, curvature = program.smooth(self.x[:n])
+        r = program.A.T @ self.nu + program.G.T @ self.lam
+        r[:n] += self.tau * marginal - self.u
+        primal = program.b[:, None] - program.A @ self.x
+        slack = program.h[:, None] - program.G @ self.x - self.s
+        product = self.s * self.lam
+        D = torch.full_like(self.x, PROXIMAL)
+        D[:n] = self.tau * curvature
+        system = System(program, D, self.lam / (self.s + DELTA * self.lam))
+
+        dx, dnu, ds, dlam = self._direction(system, r, primal, slack, -product)
+        error = _largest(dx[:n], primal, slack, 1e-2 * product, 1e-2 * r * (1 / (1 + D)))
+        if len(self.s):
+            mu = product.mean(dim=0)
+            step = self._longest(ds, dlam, 1.0)
+            ahead = ((self.s + step * ds) * (self.lam + step * dlam)).mean(dim=0)
+            centring = (ahead / mu) ** 3 * mu
+            dx, dnu, ds, dlam = self._direction(system, r, primal, slack, centring - product - ds * dlam)
+        step = self._longest(ds, dlam, TO_BOUNDARY)
+        self.x = self.x + step * dx
+        self.nu = self.nu + step * dnu
+        self.s = self.s + step * ds
+        self.lam = self.lam + step * dlam
+        return torch.where(torch.isfinite(error), error, torch.inf)
+
+    def _direction(self, system: System, r, primal, slack, product):
+        """Newton's direction to stationarity, A x = b, G x + s = h and s lam = its present value + ``product``.
+
+        As with A, a multiple delta of the change of lam is let into its row: G dx + ds - delta dlam = slack.
+        """
+        program, pivot = self.program, self.s + DELTA * self.lam
+        missing = product - self.lam * slack
+        dx, dnu = system.solve(-r - program.G.T @ (missing / pivot), primal)
+        dlam = (missing + self.lam * (program.G @ dx)) / pivot
+        ds = slack - program.G @ dx + DELTA * dlam
+        return dx, dnu, ds, dlam
+
+    def _longest(self, ds: torch.Tensor, dlam: torch.Tensor, fraction: float) -> torch.Tensor:
+        """The longest step of at most 1 that takes s and lam at most ``fraction`` of the way to 0."""
+        longest = torch.ones_like(self.tau)
+        for value, change in ((self.s, ds), (self.lam, dlam)):
+            if len(value):
+                ratio = torch.where(change < 0, -value / change, torch.inf)
+                longest = torch.minimum(longest, fraction * ratio.amin(dim=0))
+        return longest
+
+
+def _largest(*parts: torch.Tensor) -> torch.Tensor:
+    return torch.stack([part.abs().amax(dim=0) for part in parts if len(part)]).amax(dim=0)
+
+
+class System:
+    """(D + G'W G) dx + A'dnu = f,  A dx - delta dnu = g: factored once, solved with refinement.
+
+    Args:
+        D, w: as factored.
+        exact: (D, delta) of the system to solve, where the factored one is a regularization of it.
+    """
+
+    def __init__(
+        self, program: Program, D: torch.Tensor, w: torch.Tensor, exact: tuple[torch.Tensor, float] | None = None
+    ):
+        self.program, self.w = program, w
+        self.D, self.delta = (D, DELTA) if exact is None else exact
+        self.factor: Factor = program.pattern.factor(D, w)
+
+    def solve(self, f: torch.Tensor, g: torch.Tensor, refinements: int = REFINEMENTS):
+        program = self.program
+        dx, dnu = self.factor.solve(f, g)
+        for _ in range(refinements):  # the factorization loses digits as mu falls
+            e = f - self.D * dx - program.A.T @ dnu
+            if len(self.w):
+                e -= program.G.T @ (self.w * (program.G @ dx))
+            cx, cnu = self.factor.solve(e, g - program.A @ dx + self.delta * dnu)
+            dx, dnu = dx + cx, dnu + cnu
+        return dx, dnu
