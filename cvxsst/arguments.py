@@ -7,8 +7,9 @@ and a mask of the entries that -inf forbids.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -69,10 +70,51 @@ def checked_problem(
     forbidden = w == -torch.inf
     finite = w.to(torch.float64).masked_fill(forbidden, 0.0)
     u = (finite / T.reshape(T.shape + (1,) * event)).expand(*batch, *P.shape).reshape(batch.numel(), P.size)
+    inspect(u, _check_scaled)
+    mask = forbidden.expand(*batch, *P.shape).reshape(batch.numel(), P.size) if holds(forbidden) else None
+    return Problem(u, mask, T.expand(batch), batch, w.dtype, w.device)
+
+
+def _check_scaled(u: torch.Tensor) -> None:
     if not bool(torch.isfinite(u).all()):
         raise ValueError("temperature: w / temperature overflows; raise the temperature or shrink the utilities")
-    mask = forbidden.expand(*batch, *P.shape).reshape(batch.numel(), P.size) if bool(forbidden.any()) else None
-    return Problem(u, mask, T.expand(batch), batch, w.dtype, w.device)
+
+
+class _Inspect(torch.autograd.Function):
+    """The identity. ``look`` is shown the plain tensor, also where a ``torch.func`` transform hides it."""
+
+    @staticmethod
+    def forward(x: torch.Tensor, look: Callable[[torch.Tensor], None]) -> torch.Tensor:
+        look(x)
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return g, None
+
+    @staticmethod
+    def jvp(ctx: Any, dx: torch.Tensor, _: None) -> torch.Tensor:
+        return dx.view_as(dx)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, x: torch.Tensor, look: Callable) -> tuple[torch.Tensor, int]:
+        return _Inspect.apply(x.movedim(in_dims[0], 0), look), 0
+
+
+def inspect(x: torch.Tensor, look: Callable[[torch.Tensor], None]) -> None:
+    """Call ``look`` with the values of x; under ``vmap`` they have further leading dimensions."""
+    _Inspect.apply(x.detach(), look)
+
+
+def holds(mask: torch.Tensor) -> bool:
+    """Whether any entry is True, also under ``torch.func`` transforms."""
+    found: list[bool] = []
+    inspect(mask.to(torch.uint8), lambda m: found.append(bool(m.any())))
+    return found[0]
 
 
 def checked_polytope(P: Polytope) -> Polytope:
@@ -96,6 +138,10 @@ def check_utilities(P: Polytope, w: torch.Tensor) -> None:
             f"w: the last dimensions must be the shape of the polytope {P!r}, {P.shape}, got {tuple(w.shape)}; "
             "the dimensions before them are the batch"
         )
+    inspect(w, _check_values)
+
+
+def _check_values(w: torch.Tensor) -> None:
     wrong = torch.isnan(w) | (w == torch.inf)
     if bool(wrong.any()):
         where = tuple(wrong.nonzero()[0].tolist())
@@ -105,14 +151,18 @@ def check_utilities(P: Polytope, w: torch.Tensor) -> None:
         )
 
 
+def _check_positive(T: torch.Tensor) -> None:
+    if not bool(((T > 0) & torch.isfinite(T)).all()):
+        raise ValueError("temperature: must be positive and finite everywhere; for T = 0 use cvxsst.argmax")
+
+
 def checked_temperature(temperature: float | torch.Tensor, device: torch.device) -> torch.Tensor:
     """T as a float64 tensor (a scalar, or of a shape that broadcasts with the batch)."""
     if isinstance(temperature, torch.Tensor):
         if not temperature.is_floating_point():
             raise ArgumentTypeError(f"temperature: expected floating point, got {temperature.dtype}")
         T = temperature.to(device, torch.float64)
-        if not bool(((T > 0) & torch.isfinite(T)).all()):
-            raise ValueError("temperature: must be positive and finite everywhere; for T = 0 use cvxsst.argmax")
+        inspect(T, _check_positive)
         return T
     if isinstance(temperature, bool) or not isinstance(temperature, int | float):
         raise ArgumentTypeError(f"temperature: expected a float or a tensor, got {type(temperature).__name__}")

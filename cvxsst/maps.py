@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 import torch
 
-from cvxsst.arguments import Problem, checked_problem
+from cvxsst.arguments import Problem, checked_problem, holds
 from cvxsst.engines import Info, chosen_engine
 from cvxsst.errors import ConvergenceError, EmptyPolytopeError, NoFastPathError, some
 from cvxsst.regularizers import Euclidean, Regularizer
@@ -225,9 +225,9 @@ class _CentralDifference(torch.autograd.Function):
 
 
 def _settle_failures(z: torch.Tensor, info: Info, problem: Problem, on_failure: str) -> torch.Tensor:
-    """Raise for failed instances, or mark them: u * NaN spoils both value and gradient, and only theirs."""
+    """Raise for failed instances, or mark them: NaN in value and gradient, and only in theirs."""
     failed = ~info.converged | info.empty
-    if not bool(failed.any()):
+    if not holds(failed):
         return z
     if on_failure == "raise":
         if bool(info.empty.any()):
@@ -240,8 +240,8 @@ def _settle_failures(z: torch.Tensor, info: Info, problem: Problem, on_failure: 
             "smaller utilities, a higher temperature or another engine may help",
             instances,
         )
-    rows = failed.nonzero().flatten()
-    return z.index_put((rows,), problem.u[rows] * torch.nan)
+    mark = torch.where(failed, torch.nan, 0.0).to(z)[:, None]
+    return torch.nan_to_num(z) + mark * problem.u  # 0 u where all is well
 
 
 def _raise_empty(problem: Problem, empty: torch.Tensor) -> None:

@@ -74,7 +74,6 @@ class CvxpyLayerEngine(Engine):
                 layer = _layer(P, regularizer, entries)
             except EmptyPolytopeError:
                 info.converged[rows], info.empty[rows] = False, True
-                z = z.index_put((rows,), 0 * u[rows])  # keeps its gradient known
                 continue
             part = layer.solve(u[rows], info, rows)
             z = z.index_put((rows[:, None], layer.allowed[None, :]), part)

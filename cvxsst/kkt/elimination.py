@@ -18,7 +18,7 @@ from itertools import combinations_with_replacement
 import scipy.sparse as sp
 import torch
 
-MOST_NEIGHBOURS = 12  # an unknown with more is left to the dense part
+MOST_NEIGHBOURS = 20  # an unknown with more is left to the dense part
 DELTA = 1e-8
 REGULARIZATION = 1e-14  # of the dense part, relative to its diagonal
 

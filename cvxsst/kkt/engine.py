@@ -13,6 +13,7 @@ from cvxsst.kkt import interior, newton
 from cvxsst.kkt.derivative import sensitivity
 from cvxsst.kkt.elimination import Pattern
 from cvxsst.kkt.entries import ENTRIES
+from cvxsst.kkt.matrix import Matrix
 from cvxsst.presolve import Presolved
 from cvxsst.regularizers import Euclidean, Regularizer, Separable
 
@@ -34,18 +35,21 @@ class KKT(Engine):
     ) -> tuple[torch.Tensor, Info]:
         assert isinstance(regularizer, Separable)
         regularizer.require_domain(P)
+        if forbidden is None:
+            part = _part(P, regularizer, ())
+            z, residual, iterations = part.softmax(u)
+            converged = residual <= part.accepted
+            return z, Info(converged, residual, iterations, torch.zeros_like(converged))
         z = torch.zeros_like(u)
         info = Info.of_closed_form(z)
         info.residual.zero_()
-        parts = groups(forbidden, len(u), u.device)
-        for entries, rows in parts:
+        for entries, rows in groups(forbidden, len(u), u.device):
             try:
                 part = _part(P, regularizer, entries)
             except EmptyPolytopeError:
                 info.converged[rows], info.empty[rows] = False, True
-                z = z.index_put((rows,), 0 * u[rows])  # keeps its gradient known
                 continue
-            solution, residual, iterations = part.softmax(u[rows] if len(parts) > 1 else u)
+            solution, residual, iterations = part.softmax(u[rows])
             info.residual[rows], info.iterations[rows] = residual, iterations
             info.converged[rows] = residual <= part.accepted
             z = z.index_put((rows[:, None], part.allowed.to(u.device)[None, :]), solution)
@@ -91,6 +95,10 @@ class Part:
         z = self.constant.to(device) + 0 * u[:, self.allowed.to(device)]  # a gradient, if only of 0
         if not len(self.free) or not B:
             return z, u.new_zeros(B), torch.zeros(B, dtype=torch.long, device=device)
+        if len(self.free) == u.shape[1]:
+            E = self.hull.to(device)
+            solution, _, residual, iterations = _Solve.apply(u - (u @ E.T) @ E, self)
+            return solution, residual, iterations
         free = self.free.to(device)
         reduced = u[:, self.allowed.to(device)[free]]
         E = self.hull.to(device)
@@ -118,7 +126,7 @@ class Part:
             second = interior.solve(program, u[:, far])
             polished = newton.solve(box, u[:, far], second.nu)
             # the weights of the bounds, as the share of the slope that they leave: 1 / (1 + slope w)
-            weight = program.G.T.square() @ second.weight
+            weight = program.G.square().T @ second.weight
             slope = program.entries.slope(second.z)
             held = slope * weight / (1 + slope * weight)
             ok = polished.converged
@@ -142,9 +150,9 @@ def _interior_program(core: Presolved, regularizer: Separable) -> interior.Progr
     low, high = regularizer.domain
     return interior.Program(
         pattern=Pattern(form.A, form.G),
-        A=torch.from_numpy(form.A.toarray()),
+        A=Matrix(form.A),
         b=torch.from_numpy(form.b),
-        G=torch.from_numpy(form.G.toarray()),
+        G=Matrix(form.G),
         h=torch.from_numpy(form.h),
         n=form.n,
         start=torch.from_numpy(core.interior),

@@ -23,6 +23,7 @@ import torch
 
 from cvxsst.kkt.elimination import DELTA, Factor, Pattern
 from cvxsst.kkt.entries import Entries
+from cvxsst.kkt.matrix import Matrix
 
 STEPS = 80
 PATIENCE = 6  # steps without improvement
@@ -31,18 +32,18 @@ TOLERANCE = 1e-10  # of the Newton step in z: here an instance stops
 EDGE = 1e-13
 NEAR = 1e-6  # to an end of the domain
 PROXIMAL = 1e-5  # on y, where u has spread 1
-REFINEMENTS = 2
+REFINEMENTS = 1
 NO_GAP = 1e-18  # a smaller sum of s lam is no progress
 
 
 @dataclass
 class Program:
-    """What all instances share: the matrices (dense, on one device), their elimination, an interior point."""
+    """What all instances share: the matrices, on one device, their elimination, an interior point."""
 
     pattern: Pattern
-    A: torch.Tensor
+    A: Matrix
     b: torch.Tensor
-    G: torch.Tensor
+    G: Matrix
     h: torch.Tensor
     n: int
     start: torch.Tensor

@@ -1,0 +1,50 @@
+"""Constant matrices times batches of vectors, instances last."""
+
+from __future__ import annotations
+
+import scipy.sparse as sp
+import torch
+
+DENSE = 0.1  # share of entries from which a matrix is kept dense
+SMALL = 4096  # entries up to which it is kept dense anyway
+
+
+class Matrix:
+    """``M @ x`` and ``M.T @ y``; sparse by gathers and scatters of whole rows of instances."""
+
+    def __init__(self, M: sp.csr_array):
+        entries = sp.coo_array(M)
+        self.shape = entries.shape
+        size = max(1, self.shape[0] * self.shape[1])
+        self.dense: torch.Tensor | None = None
+        if size <= SMALL or entries.nnz / size > DENSE:
+            self.dense = torch.from_numpy(entries.toarray())
+        self.rows, self.columns = (torch.from_numpy(i.astype("int64")) for i in entries.coords)
+        self.values = torch.from_numpy(entries.data)[:, None]
+
+    def to(self, device: torch.device) -> Matrix:
+        other = object.__new__(Matrix)
+        other.shape = self.shape
+        other.dense = None if self.dense is None else self.dense.to(device)
+        other.rows, other.columns, other.values = (t.to(device) for t in (self.rows, self.columns, self.values))
+        return other
+
+    @property
+    def T(self) -> Matrix:  # noqa: N802 - as numpy and torch call it
+        other = object.__new__(Matrix)
+        other.shape = self.shape[::-1]
+        other.dense = None if self.dense is None else self.dense.T
+        other.rows, other.columns, other.values = self.columns, self.rows, self.values
+        return other
+
+    def square(self) -> Matrix:
+        """Entry by entry."""
+        other = object.__new__(Matrix)
+        other.__dict__.update(self.__dict__)
+        other.dense, other.values = None if self.dense is None else self.dense**2, self.values**2
+        return other
+
+    def __matmul__(self, x: torch.Tensor) -> torch.Tensor:
+        if self.dense is not None:
+            return self.dense @ x
+        return x.new_zeros(self.shape[0], x.shape[1]).index_add_(0, self.rows, self.values * x[self.columns])
