@@ -31,6 +31,7 @@ class _Level:
     diagonal: torch.Tensor  # their slots
     edges: torch.Tensor  # slots of the entries (pivot, neighbour)
     edge_pivot: torch.Tensor  # position in ``pivots``
+    edge_unknown: torch.Tensor  # the pivot itself
     edge_neighbour: torch.Tensor  # unknown
     first: torch.Tensor  # updates: entry[target] -= entry[edges[first]] entry[edges[second]] / pivot
     second: torch.Tensor
@@ -77,7 +78,7 @@ class Pattern:
         self.positive = torch.tensor([i for i in rest if i < self.N], dtype=torch.long)
         self.negative = torch.tensor([i for i in rest if i >= self.N], dtype=torch.long)
         # (i, j) and (j, i) share a slot; the last slot is always 0
-        self._zero = len(self._slots)
+        self.zero = len(self._slots)
         self.blocks = {
             "pp": self._dense(self.positive, self.positive),
             "np": self._dense(self.negative, self.positive),
@@ -110,12 +111,12 @@ class Pattern:
             remaining -= set(chosen)
 
     def _eliminate(self, chosen: list[int], neighbours: list[set[int]]) -> _Level:
-        edges: list[tuple[int, int, int]] = []
+        edges: list[tuple[int, int, int, int]] = []
         updates: list[tuple[int, int, int]] = []
         for position, pivot in enumerate(chosen):
             around = sorted(neighbours[pivot])
             start = len(edges)
-            edges.extend((self._slot(pivot, j), position, j) for j in around)
+            edges.extend((self._slot(pivot, j), position, pivot, j) for j in around)
             for a, b in combinations_with_replacement(range(len(around)), 2):
                 i, j = around[a], around[b]
                 updates.append((start + a, start + b, self._slot(i, j)))
@@ -124,16 +125,15 @@ class Pattern:
                     neighbours[j].add(i)
             for j in around:
                 neighbours[j].discard(pivot)
-        index = (torch.long,) * 3
         return _Level(
             torch.tensor(chosen),
             torch.tensor([self._slot(p, p) for p in chosen]),
-            *_columns(edges, index),
-            *_columns(updates, index),
+            *_columns(edges, (torch.long,) * 4),
+            *_columns(updates, (torch.long,) * 3),
         )
 
     def _dense(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        slots = [[self._slots.get((min(i, j), max(i, j)), self._zero) for j in columns.tolist()] for i in rows.tolist()]
+        slots = [[self._slots.get((min(i, j), max(i, j)), self.zero) for j in columns.tolist()] for i in rows.tolist()]
         return torch.tensor(slots, dtype=torch.long).reshape(len(rows), len(columns))
 
     def to(self, device: torch.device) -> Pattern:
@@ -164,67 +164,77 @@ class Factor:
     def __init__(self, pattern: Pattern, D: torch.Tensor, W: torch.Tensor):
         self.pattern = pattern
         B = D.shape[1]
-        values = D.new_zeros(pattern._zero + 1, B)
+        values = D.new_zeros(pattern.zero + 1, B)
         slots, a = pattern.constant
-        values[slots] = a[:, None]
+        values.index_copy_(0, slots, a[:, None].expand(-1, B))
         values[: pattern.N] += D  # the diagonal has the first slots
         values[pattern.N : pattern.size] -= DELTA
         slots, rows, a = pattern.weighted
-        values.index_add_(0, slots, W[rows] * a[:, None])
+        values.index_add_(0, slots, W.index_select(0, rows) * a[:, None])
         self.inverse: list[torch.Tensor] = []
         self.edges: list[torch.Tensor] = []
         for level in pattern.levels:
-            inverse = 1 / values[level.diagonal]
-            edges = values[level.edges]
-            scaled = edges * inverse[level.edge_pivot]
-            values.index_add_(0, level.target, edges[level.first] * scaled[level.second], alpha=-1)
+            inverse = values.index_select(0, level.diagonal).reciprocal_()
+            edges = values.index_select(0, level.edges)
+            scaled = edges * inverse.index_select(0, level.edge_pivot)
+            updates = edges.index_select(0, level.first).mul_(scaled.index_select(0, level.second))
+            values.index_add_(0, level.target, updates, alpha=-1)
             self.inverse.append(inverse)
             self.edges.append(scaled)
-        blocks = {name: values[slots.reshape(-1)].reshape(*slots.shape, B) for name, slots in pattern.blocks.items()}
-        pp, np_, nn = (blocks[name].permute(2, 0, 1) for name in ("pp", "np", "nn"))
-        self.L_positive = cholesky(pp)
-        self.coupling = torch.linalg.solve_triangular(self.L_positive, np_.mT, upper=False)
-        self.L_negative = cholesky(self.coupling.mT @ self.coupling - nn)
+        blocks = {
+            name: values.index_select(0, slots.reshape(-1)).T.reshape(B, *slots.shape)
+            for name, slots in pattern.blocks.items()
+        }
+        negative = -blocks["nn"]
+        self.coupling: torch.Tensor | None = None
+        if len(pattern.positive):
+            self.L_positive = cholesky(blocks["pp"])
+            self.coupling = torch.linalg.solve_triangular(self.L_positive, blocks["np"].mT, upper=False)
+            negative = negative + self.coupling.mT @ self.coupling
+        self.L_negative = cholesky(negative)
 
     def solve(self, f: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """x ``(N, B, ...)`` and nu ``(m, B, ...)`` with M (x, nu) = (f, g)."""
+        """x ``(N, B)`` and nu ``(m, B)`` with M (x, nu) = (f, g)."""
         pattern = self.pattern
         v = torch.cat([f, g])
-        extra = (1,) * (v.dim() - 2)
         for level, scaled in zip(pattern.levels, self.edges, strict=True):
-            scaled = scaled.reshape(*scaled.shape, *extra)
-            v.index_add_(0, level.edge_neighbour, scaled * v[level.pivots[level.edge_pivot]], alpha=-1)
-        p = v[pattern.positive].movedim(1, 0).flatten(2) if extra else v[pattern.positive].T[..., None]
-        n = v[pattern.negative].movedim(1, 0).flatten(2) if extra else v[pattern.negative].T[..., None]
-        p = torch.linalg.solve_triangular(self.L_positive, p, upper=False)
-        n = self.coupling.mT @ p - n
-        n = torch.cholesky_solve(n, self.L_negative)
-        p = torch.linalg.solve_triangular(self.L_positive.mT, p - self.coupling @ n, upper=True)
-        shape = v.shape[1:]
-        v[pattern.positive] = p.movedim(0, 1).reshape(-1, *shape)
-        v[pattern.negative] = n.movedim(0, 1).reshape(-1, *shape)
-        for level, scaled, inverse in zip(
-            reversed(pattern.levels), reversed(self.edges), reversed(self.inverse), strict=True
-        ):
-            inverse, scaled = inverse.reshape(*inverse.shape, *extra), scaled.reshape(*scaled.shape, *extra)
-            x = v[level.pivots] * inverse
-            x.index_add_(0, level.edge_pivot, scaled * v[level.edge_neighbour], alpha=-1)
-            v[level.pivots] = x
+            v.index_add_(0, level.edge_neighbour, scaled * v.index_select(0, level.edge_unknown), alpha=-1)
+        self._solve_dense(v)
+        backwards = zip(reversed(pattern.levels), reversed(self.edges), reversed(self.inverse), strict=True)
+        for level, scaled, inverse in backwards:
+            x = v.index_select(0, level.pivots).mul_(inverse)
+            x.index_add_(0, level.edge_pivot, scaled * v.index_select(0, level.edge_neighbour), alpha=-1)
+            v.index_copy_(0, level.pivots, x)
         return v[: pattern.N], v[pattern.N :]
+
+    def _solve_dense(self, v: torch.Tensor) -> None:
+        pattern = self.pattern
+        n = v.index_select(0, pattern.negative).T[..., None]
+        if self.coupling is None:
+            v.index_copy_(0, pattern.negative, -torch.cholesky_solve(n, self.L_negative)[..., 0].T)
+            return
+        p = torch.linalg.solve_triangular(
+            self.L_positive, v.index_select(0, pattern.positive).T[..., None], upper=False
+        )
+        n = torch.cholesky_solve(self.coupling.mT @ p - n, self.L_negative)
+        p = torch.linalg.solve_triangular(self.L_positive.mT, p - self.coupling @ n, upper=True)
+        v.index_copy_(0, pattern.positive, p[..., 0].T)
+        v.index_copy_(0, pattern.negative, n[..., 0].T)
 
 
 def cholesky(M: torch.Tensor) -> torch.Tensor:
     """The Cholesky factor, of the matrix scaled to unit diagonal, with pivots that rounding has spoiled raised."""
     if not M.shape[-1]:
         return M
-    root = M.diagonal(dim1=1, dim2=2).clamp_min(1e-290).sqrt()
-    M = M / root[:, :, None] / root[:, None, :]
-    eye = torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
-    floor = M.new_full((len(M), 1, 1), REGULARIZATION)
-    L, wrong = torch.linalg.cholesky_ex(M + floor * eye)
-    for _ in range(5):
-        if not bool(wrong.any()):
-            break
-        floor = torch.where(wrong[:, None, None] > 0, 100 * floor, floor)
-        L, wrong = torch.linalg.cholesky_ex(M + floor * eye)
-    return L * root[:, :, None]
+    root = M.diagonal(dim1=1, dim2=2).clamp_min(1e-290).rsqrt()
+    scaled = M * root[:, :, None]
+    scaled *= root[:, None, :]
+    diagonal = scaled.diagonal(dim1=1, dim2=2)
+    diagonal += REGULARIZATION
+    L, wrong = torch.linalg.cholesky_ex(scaled)
+    floor = REGULARIZATION
+    while bool(wrong.any()) and floor < 1e-4:
+        floor *= 100
+        diagonal += floor * (wrong > 0)[:, None]
+        L, wrong = torch.linalg.cholesky_ex(scaled)
+    return L / root[:, :, None]

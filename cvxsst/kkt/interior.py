@@ -32,7 +32,7 @@ TOLERANCE = 1e-10  # of the Newton step in z: here an instance stops
 EDGE = 1e-13
 NEAR = 1e-6  # to an end of the domain
 PROXIMAL = 1e-5  # on y, where u has spread 1
-REFINEMENTS = 1
+UNREFINED = 5  # steps in which a rough direction will do
 NO_GAP = 1e-18  # a smaller sum of s lam is no progress
 
 
@@ -85,40 +85,58 @@ def solve(program: Program, u: torch.Tensor) -> Solution:
     B = u.shape[1]
     scale = (u.amax(dim=0) - u.amin(dim=0)).clamp_min(1.0)
     state = _State(program, u / scale, 1 / scale)
-    normal = torch.zeros_like(u)
-    found = Solution(
-        z=state.x[: program.n].clone(),
-        weight=state.s.clone(),
-        nu=state.nu.clone(),
-        residual=u.new_full((B,), torch.inf),
-        iterations=torch.zeros(B, dtype=torch.long, device=u.device),
-    )
-    live = torch.arange(B, device=u.device)
-    best, gap, stalled = u.new_full((B,), torch.inf), u.new_full((B,), torch.inf), torch.zeros_like(live)
+    best = {name: torch.empty(len(value), B, dtype=u.dtype, device=u.device) for name, value in state.iterate.items()}
+    residual = u.new_full((B,), torch.inf)
+    iterations = torch.zeros(B, dtype=torch.long, device=u.device)
+    live, search = torch.arange(B, device=u.device), _Search(state)
     for step in range(1, STEPS + 1):
-        error = state.advance()
-        better = error < best
-        rows = live[better]
-        found.z[:, rows] = state.x[: program.n, better]
-        normal[:, rows] = state.normal()[:, better]
-        found.weight[:, rows] = (state.lam / state.s)[:, better]
-        found.nu[:, rows] = state.nu[:, better]
-        found.residual[rows] = error[better]
-        found.iterations[live] = step
-        stalled = torch.where((error < 0.9 * best) | (state.gap < 0.9 * gap), 0, stalled + 1)
-        best, gap = torch.minimum(best, error), torch.minimum(gap, state.gap)
-        keep = (best > TOLERANCE) & (stalled < PATIENCE)
-        left = int(keep.sum())  # the one transfer to the host of this step
-        if left == 0:
+        going = int(search.step(step).sum())  # the one transfer to the host of this step
+        last = going == 0 or step == STEPS
+        if last or going <= len(live) // 2:
+            for name, value in search.best.items():
+                best[name][:, live] = value
+            residual[live], iterations[live] = search.error, search.steps
+        if last:
             break
-        if left < len(live):
-            live, best, gap, stalled = live[keep], best[keep], gap[keep], stalled[keep]
-            state.keep(keep)
-    found.weight *= scale
-    found.nu *= scale
+        if going <= len(live) // 2:
+            live = live[search.going]
+            search.keep(search.going)
+    z = best["x"][: program.n]
     if program.low > -torch.inf:
-        found.z = _refined(program, u / scale, 1 / scale, found.z, normal)
-    return found
+        lam = torch.where(program.in_domain[:, None], 0.0, best["lam"])
+        z = _refined(program, u / scale, 1 / scale, z, (program.A.T @ best["nu"] + program.G.T @ lam)[: program.n])
+    return Solution(z, scale * best["lam"] / best["s"], scale * best["nu"], residual, iterations)
+
+
+class _Search:
+    """The best iterate of every instance so far, and which ones go on."""
+
+    def __init__(self, state: _State):
+        self.state = state
+        self.best = dict(state.iterate)
+        self.error = torch.full_like(state.tau, torch.inf)
+        self.gap = torch.full_like(state.tau, torch.inf)
+        self.stalled = torch.zeros_like(state.tau, dtype=torch.long)
+        self.steps = torch.zeros_like(self.stalled)
+        self.going = torch.ones_like(self.stalled, dtype=torch.bool)
+
+    def step(self, number: int) -> torch.Tensor:
+        """Advance; returns which instances are still on their way."""
+        error, gap = self.state.advance(refine=number > UNREFINED)
+        better = (error < self.error) & self.going
+        self.best = {name: torch.where(better, value, self.best[name]) for name, value in self.state.iterate.items()}
+        progress = (error < 0.9 * self.error) | (gap < 0.9 * self.gap)
+        self.stalled = torch.where(progress, 0, self.stalled + 1)
+        self.error, self.gap = torch.where(better, error, self.error), torch.minimum(self.gap, gap)
+        self.steps = torch.where(self.going, number, self.steps)
+        self.going = self.going & (self.error > TOLERANCE) & (self.stalled < PATIENCE)
+        return self.going
+
+    def keep(self, which: torch.Tensor) -> None:
+        self.state.keep(which)
+        self.best = {name: value[:, which] for name, value in self.best.items()}
+        for name in ("error", "gap", "stalled", "steps", "going"):
+            setattr(self, name, getattr(self, name)[which])
 
 
 def _refined(program: Program, u: torch.Tensor, tau: torch.Tensor, z: torch.Tensor, normal: torch.Tensor):
@@ -146,17 +164,12 @@ class _State:
             setattr(self, name, getattr(self, name)[:, which])
         self.tau = self.tau[which]
 
-    def normal(self) -> torch.Tensor:
-        program = self.program
-        lam = torch.where(program.in_domain[:, None], 0.0, self.lam)
-        return (program.A.T @ self.nu + program.G.T @ lam)[: program.n]
-
     @property
-    def gap(self) -> torch.Tensor:
-        return (self.s * self.lam).sum(dim=0).clamp_min(NO_GAP)
+    def iterate(self) -> dict[str, torch.Tensor]:
+        return {"x": self.x, "s": self.s, "lam": self.lam, "nu": self.nu}
 
-    def advance(self) -> torch.Tensor:
-        """One step; returns the error of z that it corrects, in units of z."""
+    def advance(self, refine: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """One step; returns the error of z before it, to first order, and the sum of s lam."""
         program, n = self.program, self.program.n
         marginal, curvature = program.smooth(self.x[:n])
         r = program.A.T @ self.nu + program.G.T @ self.lam
@@ -164,36 +177,39 @@ class _State:
         primal = program.b[:, None] - program.A @ self.x
         slack = program.h[:, None] - program.G @ self.x - self.s
         product = self.s * self.lam
+        gap = product.sum(dim=0).clamp_min(NO_GAP)
         D = torch.full_like(self.x, PROXIMAL)
         D[:n] = self.tau * curvature
-        system = System(program, D, self.lam / (self.s + DELTA * self.lam))
+        pivot = self.s + DELTA * self.lam
+        system = System(program, D, self.lam / pivot)
 
-        dx, dnu, ds, dlam = self._direction(system, r, primal, slack, -product)
-        error = _largest(dx[:n], primal, slack, 1e-2 * product, 1e-2 * r * (1 / (1 + D)))
+        dx, dnu, ds, dlam = self._direction(system, pivot, r, primal, slack, -product, 0)
+        error = torch.maximum(_largest(dx[:n], primal, slack), 1e-2 * _largest(product, r / (1 + D)))
         if len(self.s):
             mu = product.mean(dim=0)
             step = self._longest(ds, dlam, 1.0)
             ahead = ((self.s + step * ds) * (self.lam + step * dlam)).mean(dim=0)
             centring = (ahead / mu) ** 3 * mu
-            dx, dnu, ds, dlam = self._direction(system, r, primal, slack, centring - product - ds * dlam)
+            product = centring - product - ds * dlam
+            dx, dnu, ds, dlam = self._direction(system, pivot, r, primal, slack, product, int(refine))
         step = self._longest(ds, dlam, TO_BOUNDARY)
         self.x = self.x + step * dx
         self.nu = self.nu + step * dnu
         self.s = self.s + step * ds
         self.lam = self.lam + step * dlam
-        return torch.where(torch.isfinite(error), error, torch.inf)
+        return torch.where(torch.isfinite(error), error, torch.inf), gap
 
-    def _direction(self, system: System, r, primal, slack, product):
+    def _direction(self, system: System, pivot, r, primal, slack, product, refinements: int):
         """Newton's direction to stationarity, A x = b, G x + s = h and s lam = its present value + ``product``.
 
         As with A, a multiple delta of the change of lam is let into its row: G dx + ds - delta dlam = slack.
         """
-        program, pivot = self.program, self.s + DELTA * self.lam
+        program = self.program
         missing = product - self.lam * slack
-        dx, dnu = system.solve(-r - program.G.T @ (missing / pivot), primal)
-        dlam = (missing + self.lam * (program.G @ dx)) / pivot
-        ds = slack - program.G @ dx + DELTA * dlam
-        return dx, dnu, ds, dlam
+        dx, dnu = system.solve(-r - program.G.T @ (missing / pivot), primal, refinements)
+        moved = program.G @ dx
+        dlam = (missing + self.lam * moved) / pivot
+        return dx, dnu, slack - moved + DELTA * dlam, dlam
 
     def _longest(self, ds: torch.Tensor, dlam: torch.Tensor, fraction: float) -> torch.Tensor:
         """The longest step of at most 1 that takes s and lam at most ``fraction`` of the way to 0."""
@@ -206,7 +222,9 @@ class _State:
 
 
 def _largest(*parts: torch.Tensor) -> torch.Tensor:
-    return torch.stack([part.abs().amax(dim=0) for part in parts if len(part)]).amax(dim=0)
+    """The largest absolute entry of each instance."""
+    largest = [part.abs().amax(dim=0) for part in parts if len(part)]
+    return torch.stack(largest).amax(dim=0) if largest else parts[0].new_zeros(parts[0].shape[1])
 
 
 class System:
@@ -224,7 +242,7 @@ class System:
         self.D, self.delta = (D, DELTA) if exact is None else exact
         self.factor: Factor = program.pattern.factor(D, w)
 
-    def solve(self, f: torch.Tensor, g: torch.Tensor, refinements: int = REFINEMENTS):
+    def solve(self, f: torch.Tensor, g: torch.Tensor, refinements: int):
         program = self.program
         dx, dnu = self.factor.solve(f, g)
         for _ in range(refinements):  # the factorization loses digits as mu falls

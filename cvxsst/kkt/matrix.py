@@ -47,4 +47,6 @@ class Matrix:
     def __matmul__(self, x: torch.Tensor) -> torch.Tensor:
         if self.dense is not None:
             return self.dense @ x
-        return x.new_zeros(self.shape[0], x.shape[1]).index_add_(0, self.rows, self.values * x[self.columns])
+        return x.new_zeros(self.shape[0], x.shape[1]).index_add_(
+            0, self.rows, self.values * x.index_select(0, self.columns)
+        )

@@ -1,0 +1,1 @@
+"""Measurements of cvxsst beside its peers; they need ``pip install cvxsst[benchmarks]``."""

@@ -1,0 +1,253 @@
+"""The kkt engine beside its peers: forward and backward, the same utilities, every answer judged.
+
+    python -m benchmarks.kkt                     the table of the README: batch 128
+    python -m benchmarks.kkt scaling             time against n and against the batch, as a table and a plot
+    python -m benchmarks.kkt stress              random instances over six decades of w and T: how many converge
+
+The solvers take turns within each round, so that a slow moment of the machine meets all of them; the ratios are medians
+over the rounds. z is judged by its certificate, the gradient by the refined reference engine: a peer that is off by
+more than WRONG is printed as wrong, however fast it is.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+import cvxsst
+import polytopes
+from benchmarks.peers import PEERS, NotApplicableError, Solve
+from cvxsst.regularizers import Separable
+
+RESULTS = Path(__file__).parent / "results"
+WRONG = 1e-3  # error in z, and relative error of the gradient of the worst instance
+EUCLIDEAN, CATEGORICAL, BINARY = cvxsst.Euclidean(), cvxsst.CategoricalEntropy(), cvxsst.BinaryEntropy()
+CASES: list[tuple[cvxsst.Polytope, Separable]] = [
+    (polytopes.birkhoff(10), EUCLIDEAN),
+    (polytopes.birkhoff(10), CATEGORICAL),
+    (polytopes.k_subset(50, 10), EUCLIDEAN),
+    (polytopes.k_subset(50, 10), CATEGORICAL),
+    (polytopes.k_subset(50, 10), BINARY),
+    (polytopes.simplex(50), EUCLIDEAN),
+    (polytopes.cube(50), BINARY),
+    (polytopes.correlated_k_subset(10, 3), BINARY),
+    (polytopes.permutahedron(6), EUCLIDEAN),
+    (polytopes.matching(6), CATEGORICAL),
+    (polytopes.path(6, [(i, j) for i in range(6) for j in range(i + 1, 6)]), CATEGORICAL),
+    (polytopes.arborescence(5), CATEGORICAL),
+    (polytopes.projective_tree(5), CATEGORICAL),
+    (polytopes.spanning_tree(10), BINARY),
+]
+app = typer.Typer(help=__doc__, rich_markup_mode=None)
+
+
+@dataclass
+class Measurement:
+    """One solver on one case; times in milliseconds, errors of the worst instance."""
+
+    case: str
+    solver: str
+    milliseconds: list[float]
+    error: float
+    gradient_error: float
+
+    @property
+    def right(self) -> bool:
+        return self.error <= WRONG and self.gradient_error <= WRONG
+
+
+def forward_and_backward(solve: Solve, u: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """z, the vector-Jacobian product with g, and the milliseconds they took."""
+    leaf = u.clone().requires_grad_()
+    start = time.perf_counter()
+    z = solve(leaf)
+    (gradient,) = torch.autograd.grad(z, leaf, g)
+    return z.detach(), gradient, 1e3 * (time.perf_counter() - start)
+
+
+def measure(P: cvxsst.Polytope, regularizer: Separable, batch: int, rounds: int, seed: int) -> list[Measurement]:
+    generator = torch.Generator().manual_seed(seed)
+    u, g = (torch.randn(batch, P.size, generator=generator, dtype=torch.float64) for _ in range(2))
+    name = f"{P!r} {type(regularizer).__name__}"
+    reference_z, reference_gradient = _reference(P, regularizer, u, g)
+    solvers, measurements = {}, {}
+    for peer, build in PEERS.items():
+        try:
+            solvers[peer] = build(P, regularizer)
+            z, gradient, _ = forward_and_backward(solvers[peer], u, g)  # also a warm-up
+        except NotApplicableError:
+            solvers.pop(peer, None)
+            continue
+        error = (z - reference_z).abs().max().item()
+        scale = reference_gradient.norm(dim=1).clamp_min(1e-3)
+        off = ((gradient - reference_gradient).norm(dim=1) / scale).max().item()
+        measurements[peer] = Measurement(name, peer, [], error, off)
+    for k in range(rounds):
+        for peer, solve in solvers.items():
+            if k and measurements[peer].milliseconds[0] > 3000:
+                continue  # once is enough for the slowest
+            measurements[peer].milliseconds.append(forward_and_backward(solve, u, g)[2])
+    return list(measurements.values())
+
+
+def _reference(P, regularizer, u: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """z and gradient of the refined, certified reference engine."""
+    leaf = u.clone().requires_grad_()
+    z = cvxsst.softmax(P, leaf.reshape(-1, *P.shape), regularizer, engine="cvxpylayer").flatten(1)
+    (gradient,) = torch.autograd.grad(z, leaf, g)
+    return z.detach(), gradient
+
+
+@app.command()
+def peers(
+    batch: Annotated[int, typer.Option(min=1)] = 128,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; the median is reported.")] = 5,
+    threads: Annotated[int, typer.Option(min=1)] = 2,
+    seed: int = 0,
+) -> None:
+    """The table: milliseconds of forward and backward, and how many times as long as the kkt engine."""
+    torch.set_num_threads(threads)
+    found: list[Measurement] = []
+    for P, regularizer in track(CASES, "measuring", console=Console(stderr=True)):
+        found.extend(measure(P, regularizer, batch, rounds, seed))
+    _print_table(found)
+    _save("kkt_peers", [asdict(m) for m in found], batch=batch, threads=threads, seed=seed)
+
+
+def ratios(found: list[Measurement], peer: str) -> dict[str, float]:
+    """case -> how many times the kkt engine's time the peer takes, round by round, median."""
+    times = {(m.case, m.solver): m.milliseconds for m in found}
+    return {
+        case: statistics.median(a / b for a, b in zip(times[case, peer], times[case, "cvxsst kkt"], strict=False))
+        for case in dict.fromkeys(m.case for m in found)
+        if (case, peer) in times
+    }
+
+
+def _print_table(found: list[Measurement]) -> None:
+    table = Table(title="forward + backward, ms (in brackets: times the kkt engine)")
+    table.add_column("case", no_wrap=True)
+    for peer in PEERS:
+        table.add_column(peer, justify="right")
+    for case in dict.fromkeys(m.case for m in found):
+        row = [case]
+        for peer in PEERS:
+            m = next((m for m in found if m.case == case and m.solver == peer), None)
+            row.append("-" if m is None else _cell(m, ratios(found, peer)[case]))
+        table.add_row(*row)
+    Console(width=180).print(table)
+    for peer in list(PEERS)[1:]:
+        values = list(ratios(found, peer).values())
+        if values:
+            mean = statistics.geometric_mean(values)
+            print(f"{peer}: {mean:.1f} times as long in the geometric mean, at least {min(values):.1f} times")
+
+
+def _cell(m: Measurement, ratio: float) -> str:
+    text = f"{statistics.median(m.milliseconds):.3g}" + ("" if m.solver == "cvxsst kkt" else f" ({ratio:.3g}x)")
+    return text if m.right else f"{text} WRONG"
+
+
+@app.command()
+def scaling(threads: Annotated[int, typer.Option(min=1)] = 2, seed: int = 0) -> None:
+    """Time of the kkt engine against n (batch 128) and against the batch (1 to 4096)."""
+    from matplotlib.figure import Figure
+
+    torch.set_num_threads(threads)
+    generator = torch.Generator().manual_seed(seed)
+    families: dict[str, tuple[Callable[[int], cvxsst.Polytope], Separable, tuple[int, ...]]] = {
+        "birkhoff, Euclidean": (polytopes.birkhoff, EUCLIDEAN, (3, 5, 10, 20, 40)),
+        "birkhoff, categorical": (polytopes.birkhoff, CATEGORICAL, (3, 5, 10, 20, 40)),
+        "k_subset(n, n / 5), Euclidean": (lambda n: polytopes.k_subset(n, n // 5), EUCLIDEAN, (10, 50, 250, 1250)),
+        "spanning_tree, binary": (polytopes.spanning_tree, BINARY, (4, 6, 8, 10, 12)),
+    }
+    by_n: dict[str, list[tuple[int, float]]] = {}
+    by_batch: dict[str, list[tuple[int, float]]] = {}
+    for name, (family, regularizer, sizes) in families.items():
+        by_n[name] = [(n, _time(family(n), regularizer, 128, generator)) for n in sizes]
+        P = family(10)
+        by_batch[name] = [(B, _time(P, regularizer, B, generator)) for B in (1, 8, 64, 512, 4096)]
+    table = Table("", "ms at (n or batch)", title="forward + backward of the kkt engine")
+    for title, series in (("n, batch 128", by_n), ("batch, n = 10", by_batch)):
+        for name, points in series.items():
+            table.add_row(f"{name}: {title}", "  ".join(f"{x}: {ms:.3g}" for x, ms in points))
+    Console(width=160).print(table)
+    figure = Figure(figsize=(10, 4), dpi=130, layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, series, label in ((left, by_n, "n (batch 128)"), (right, by_batch, "batch (n = 10)")):
+        for name, points in series.items():
+            axes.loglog(*zip(*points, strict=True), marker="o", label=name)
+        axes.set(xlabel=label)
+        axes.grid(alpha=0.3)
+    left.set(ylabel="forward + backward, ms")
+    right.legend(fontsize=8)
+    RESULTS.mkdir(exist_ok=True)
+    figure.savefig(RESULTS / "kkt_scaling.png")
+    _save("kkt_scaling", {"n": by_n, "batch": by_batch}, threads=threads, seed=seed)
+
+
+def _time(P: cvxsst.Polytope, regularizer: Separable, batch: int, generator: torch.Generator) -> float:
+    u, g = (torch.randn(batch, P.size, generator=generator, dtype=torch.float64) for _ in range(2))
+    solve = PEERS["cvxsst kkt"](P, regularizer)
+    return statistics.median([forward_and_backward(solve, u, g)[2] for _ in range(4)][1:])
+
+
+@app.command()
+def stress(instances: Annotated[int, typer.Option(min=1)] = 10_000, seed: int = 0) -> None:
+    """Random instances over the zoo, |w| and T from 1e-3 to 1e3, with ties and zeros: which fail."""
+    generator = torch.Generator().manual_seed(seed)
+    families = [getattr(polytopes, name) for name in polytopes.__all__]
+    problems = [
+        (P, regularizer)
+        for P in (family(*example) for family in families for example in family.examples)
+        for regularizer in (EUCLIDEAN, CATEGORICAL, BINARY)
+        if not (regularizer is BINARY and float(P.presolved.bounds[1].max(initial=0)) > 1)
+    ]
+    each, failed = -(-instances // len(problems)), 0
+    for P, regularizer in track(problems, "solving"):
+        w, T = extreme_instances(P, each, generator)
+        _, info = cvxsst.softmax(P, w, regularizer, T, engine="kkt", on_failure="nan", return_info=True)
+        for i in (~info.converged).nonzero().flatten().tolist():
+            failed += 1
+            print(f"{P!r} {regularizer!r}: |w| {w[i].abs().max():.1e}, T {T[i]:.1e}, residual {info.residual[i]:.1e}")
+    print(f"{each * len(problems)} instances, {failed} failed")
+
+
+def extreme_instances(P: cvxsst.Polytope, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """(w, T), |w| and T log-uniform over [1e-3, 1e3]; a tenth of the w rounded to integers (ties), a few zero."""
+    sizes, T = (10 ** (6 * torch.rand(n, generator=generator, dtype=torch.float64) - 3) for _ in range(2))
+    w = torch.randn(n, *P.shape, generator=generator, dtype=torch.float64) * sizes.reshape(-1, *[1] * len(P.shape))
+    w[: n // 10] = w[: n // 10].round()
+    w[n // 10 : n // 8] = 0
+    return w, T
+
+
+def _save(name: str, results: object, **configuration: object) -> None:
+    packages = ("cvxsst", "torch", "cvxpy", "cvxpylayers", "diffcp", "moreau", "proxsuite")
+    about = {"python": platform.python_version(), "machine": platform.machine(), **configuration}
+    for package in packages:
+        try:
+            about[package] = version(package)
+        except Exception:  # not installed: not measured
+            about[package] = None
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({"about": about, "results": results}, indent=1) + "\n")
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    app()
