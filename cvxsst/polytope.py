@@ -222,7 +222,7 @@ class Family:
         bound = self.signature.bind(*args, **kwargs)
         bound.apply_defaults()
         arguments = {name: _frozen(name, value) for name, value in bound.arguments.items()}
-        key = tuple(arguments.values())
+        key = tuple((type(value), value) for value in arguments.values())  # 4, 4.0 and True are not the same
         if key not in self._instances:
             variable, constraints = self.declare(**arguments)
             P = Polytope(variable, constraints, name=self._spelled(arguments))

@@ -17,6 +17,8 @@ def require_size(name: str, value: int, least: int, most: int | None = None, why
 
 def require_edges(n: int, edges: Sequence[tuple[int, int]]) -> None:
     """Raise unless every edge joins two different nodes of 0..n-1."""
+    if not isinstance(edges, list | tuple):
+        raise TypeError(f"edges: expected a sequence of pairs of integers, got {edges!r}")
     for position, edge in enumerate(edges):
         ends = tuple(edge) if isinstance(edge, list | tuple) else ()
         if len(ends) != 2 or not all(isinstance(end, int) for end in ends):

@@ -27,8 +27,8 @@ def log_sum_exp(x: torch.Tensor, dim: int) -> torch.Tensor:
 
 def maximizer(value: Callable[[torch.Tensor], torch.Tensor], w: torch.Tensor) -> torch.Tensor:
     """The gradient of a best value ``(*batch,)`` with respect to w."""
-    with torch.enable_grad():
-        leaf = w.detach().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = w.detach().clone().requires_grad_()  # a copy: an inference tensor cannot require a gradient
         best = value(leaf).sum()
         if not best.requires_grad:  # a single structure, whatever w
             return torch.zeros_like(w)

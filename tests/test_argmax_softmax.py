@@ -32,6 +32,16 @@ def test_argmax_is_the_best_vertex(P: cvxsst.Polytope, engine: str, generator: t
     assert torch.equal(z, cvxsst.argmax(P, w, engine=engine))
 
 
+@pytest.mark.parametrize("P", POLYTOPES, ids=repr)
+def test_inference_mode_changes_nothing(P: cvxsst.Polytope, generator: torch.Generator) -> None:
+    w = utilities(P, 3, generator=generator)
+    expected = cvxsst.argmax(P, w), cvxsst.softmax(P, w)
+    with torch.inference_mode():
+        made_inside = w.clone()
+        assert torch.equal(cvxsst.argmax(P, made_inside), expected[0])
+        assert torch.equal(cvxsst.softmax(P, made_inside), expected[1])
+
+
 def test_argmax_keeps_dtype_batch_and_has_no_gradient() -> None:
     P = square()
     w = torch.randn(2, 1, 2, 2, requires_grad=True)

@@ -120,7 +120,13 @@ def test_second_derivative_is_the_difference_of_the_first(P, regularizer, genera
         leaf = x.clone().requires_grad_()
         return torch.autograd.grad((solve(P, leaf, regularizer) * v).sum(), leaf)[0].reshape(-1)
 
-    H = torch.func.hessian(lambda x: (solve(P, x, regularizer) * v).sum())(w).reshape(n, n)
+    def value(x: torch.Tensor) -> torch.Tensor:
+        return (solve(P, x, regularizer) * v).sum()
+
+    H = torch.func.hessian(value)(w).reshape(n, n)  # forward over reverse
+    twice = torch.autograd.functional.hessian(value, w)  # reverse over reverse
+    assert isinstance(twice, torch.Tensor)
+    assert (H - twice.reshape(n, n)).abs().max() <= 1e-8
     steps = [h * e.reshape(P.shape) for e in torch.eye(n, dtype=torch.float64)]
     differences = torch.stack([(gradient(w + s) - gradient(w - s)) / (2 * h) for s in steps])
     assert (H - differences).abs().max() <= 1e-5

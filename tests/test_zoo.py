@@ -234,6 +234,7 @@ def test_products_alone_do_not_describe_correlated_subsets() -> None:
     [
         ("simplex", (0,), ValueError, "n: at least 1"),
         ("cube", (2.5,), TypeError, "n: expected an integer"),
+        ("cube", (4.0,), TypeError, "n: expected an integer"),  # although cube(4) is known already
         ("k_subset", (3, 4), ValueError, "k: at most 3"),
         ("k_subset", (3, -1), ValueError, "k: at least 0"),
         ("k_subset", (True, 1), TypeError, "integer"),
@@ -246,6 +247,7 @@ def test_products_alone_do_not_describe_correlated_subsets() -> None:
         ("path", (3, [(0, 1)]), ValueError, "no path leads"),
         ("path", (3, [(0, 3)]), ValueError, r"edges\[0\]"),
         ("path", (3, [(0, 1, 2)]), TypeError, r"edges\[0\]"),
+        ("spanning_tree", (3, 5), TypeError, "sequence of pairs"),
         ("spanning_tree", (1,), ValueError, "n: at least 2"),
         ("spanning_tree", (3, [(0, 1), (1, 0), (1, 2)]), ValueError, "repeats"),
         ("spanning_tree", (3, [(0, 1), (1, 1)]), ValueError, "loop"),

@@ -10,6 +10,10 @@ low temperature, and it looks at neither its input nor the solver's status. So h
    the derivative is that of the face;
 4. the certificate judges the result, whatever the solver said; ``converged`` means: z is within 1e-6.
 
+Its limit: Clarabel resolves multipliers to about 1e-12, so that on lifted polytopes with an entropy it cannot tell
+which constraints are active once entries of z fall below that (u spread beyond 20 or so). Such instances are reported
+as failed; the ``kkt`` engine solves them.
+
 A ``Custom`` regularizer takes the same way with a differenced Hessian, and falls back on CvxpyLayer's own z and
 gradient where it has none.
 """
