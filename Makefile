@@ -1,4 +1,4 @@
-# make demo   restore scrambled handwritten digits with a learned latent permutation, about two minutes
+# make demo   restore scrambled handwritten digits with a learned latent permutation, half a minute
 # make test   lint, types, tests
 # make clean  remove the virtual environment and caches
 #

@@ -23,7 +23,7 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Of the network and of the training; the split is fixed.")] = 0,
     output: Annotated[Path, typer.Option(help="The picture, .png, .pdf or .svg.")] = Path("out/jigsaw.png"),
 ) -> None:
-    """Learn to put the shuffled tiles of handwritten digits back: one to two minutes on two cores.
+    """Learn to put the shuffled tiles of handwritten digits back: half a minute on two cores.
 
     A network scores tile x position; StochasticSoftmax over the Birkhoff polytope turns the scores into a relaxed
     permutation. The loss sees only the pixels of the true image. Tested on digits that were never trained on.
