@@ -10,6 +10,7 @@ import ast
 import importlib
 import inspect
 import os
+import re
 import sys
 from importlib.metadata import entry_points
 from typing import Annotated, cast
@@ -99,7 +100,10 @@ def list_families(
     if markdown:
         print(markdown_table())
         return
-    table = Table(*HEADERS)
+    table = Table(padding=(0, 0, 0, 1))
+    for header in HEADERS:
+        # class names in two lines, and long polytopes folded: the table fits 80 columns
+        table.add_column(re.sub(r"(?<=[a-z])(?=[A-Z])", "\n", header), overflow="fold")
     for row in engine_table(progress=True):
         table.add_row(*map(escape, row))
     Console().print(table)

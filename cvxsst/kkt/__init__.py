@@ -17,8 +17,9 @@ elimination. Which way a problem takes depends on its structure:
 Every instance stops on its own, and leaves the batch: none can spoil another. Accuracy: z to 1e-8 (relative to its
 largest entry over P), usually far better.
 
-The duals of one call do not start the next: utilities are fresh noise in every training step, and starting from the
-duals of other noise took no fewer steps than starting from the center (measured, Birkhoff(10)).
+The duals of one call do not start the next, because it does not pay: with fresh Gumbel noise on the same theta Newton
+takes 6.1 steps from the center and 8.6 from the previous duals on Birkhoff(10), 4.4 and 3.7 on k_subset(50, 10)
+(Euclidean, means of 128 instances).
 """
 
 from cvxsst.kkt.engine import KKT
