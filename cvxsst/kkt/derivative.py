@@ -53,7 +53,9 @@ class _Linear(torch.autograd.Function):
         # scaled: the incoming gradient may be of any size
         size = g.abs().amax(dim=1, keepdim=True).clamp_min(1e-300)
         apply = _by_elimination if part.box(g.device) is None else _by_equalities
-        return apply(part, (g / size).T, d.T, active.T).T * size
+        chunks = zip(*(t.split(part.chunk(g.device)) for t in (g / size, d, active)), strict=True)
+        parts = [apply(part, *(t.T for t in chunk)).T for chunk in chunks]
+        return torch.cat(parts) * size if parts else g
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:

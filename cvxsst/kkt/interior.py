@@ -213,12 +213,10 @@ class _State:
 
     def _longest(self, ds: torch.Tensor, dlam: torch.Tensor, fraction: float) -> torch.Tensor:
         """The longest step of at most 1 that takes s and lam at most ``fraction`` of the way to 0."""
-        longest = torch.ones_like(self.tau)
-        for value, change in ((self.s, ds), (self.lam, dlam)):
-            if len(value):
-                ratio = torch.where(change < 0, -value / change, torch.inf)
-                longest = torch.minimum(longest, fraction * ratio.amin(dim=0))
-        return longest
+        if not len(self.s):
+            return torch.ones_like(self.tau)
+        ratio = torch.maximum((-ds / self.s).amax(dim=0), (-dlam / self.lam).amax(dim=0))
+        return fraction / ratio.clamp_min(fraction)
 
 
 def _largest(*parts: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import scipy.sparse as sp
 import torch
 
@@ -12,7 +13,7 @@ SMALL = 4096  # entries up to which it is kept dense anyway
 class Matrix:
     """``M @ x`` and ``M.T @ y``; sparse by gathers and scatters of whole rows of instances."""
 
-    def __init__(self, M: sp.csr_array):
+    def __init__(self, M: sp.sparray):
         entries = sp.coo_array(M)
         self.shape = entries.shape
         size = max(1, self.shape[0] * self.shape[1])
@@ -50,3 +51,20 @@ class Matrix:
         return x.new_zeros(self.shape[0], x.shape[1]).index_add_(
             0, self.rows, self.values * x.index_select(0, self.columns)
         )
+
+
+def pairs(A: sp.csr_array) -> Matrix:
+    """The matrix that maps H to the entries of A diag(H) A', row by row: ``(m * m, n)``."""
+    columns = sp.csc_array(A)
+    m, n = columns.shape
+    rows, values, places = [], [], []
+    for i in range(n):
+        entries = slice(columns.indptr[i], columns.indptr[i + 1])
+        which, a = columns.indices[entries].astype(np.int64), columns.data[entries]
+        rows.append(np.add.outer(m * which, which).reshape(-1))
+        values.append(np.outer(a, a).reshape(-1))
+        places.append(np.full(len(which) ** 2, i))
+    if not rows:
+        return Matrix(sp.csr_array((m * m, n)))
+    coordinates = (np.concatenate(rows), np.concatenate(places))
+    return Matrix(sp.coo_array((np.concatenate(values), coordinates), shape=(m * m, n)))

@@ -13,10 +13,12 @@ z(nu) carries the relative accuracy of u, however small its entries. Layout: ins
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from cvxsst.kkt.entries import Entries
+from cvxsst.kkt.matrix import Matrix
 
 STEPS = 20  # what takes longer is for the interior point method
 TOLERANCE = 1e-13  # of A z - b, relative to 1 + |b|
@@ -30,17 +32,17 @@ DAMPING = 1e-13
 class BoxProgram:
     """What all instances share; ``pairs`` maps H to A H A', row by row: ``(m * m, n)``."""
 
-    A: torch.Tensor
+    A: Matrix
     b: torch.Tensor
     low: torch.Tensor
     high: torch.Tensor
     center: torch.Tensor  # phi' at an interior point
     gram: torch.Tensor  # Cholesky factor of A A'
-    pairs: torch.Tensor
+    pairs: Matrix
     entries: Entries
 
     def to(self, device: torch.device) -> BoxProgram:
-        moved = {name: t.to(device) for name, t in vars(self).items() if isinstance(t, torch.Tensor)}
+        moved: dict[str, Any] = {name: t.to(device) for name, t in vars(self).items() if name != "entries"}
         return BoxProgram(**moved, entries=self.entries)
 
     def primal(self, v: torch.Tensor) -> torch.Tensor:
