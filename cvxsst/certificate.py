@@ -214,7 +214,12 @@ def custom_gradient(regularizer: Custom, shape: tuple[int, ...], z: np.ndarray) 
     """The gradient of a Custom f at z (row by row), by CVXPY; inf outside its domain."""
     variable, expression = _custom_function(regularizer, shape)
     variable.value = z.reshape(shape)
-    gradient = expression.grad[variable]
+    try:
+        gradient = expression.grad[variable]
+    except NotImplementedError as error:
+        raise ValueError(
+            f"regularizer: CVXPY has no gradient of {expression}; Custom needs a function that is differentiable on P"
+        ) from error
     if gradient is None:  # outside the domain
         return np.full(z.size, np.inf)
     columns_first = np.asarray(gradient.todense() if sp.issparse(gradient) else gradient).reshape(shape, order="F")

@@ -201,7 +201,11 @@ class StochasticSoftmax(_Perturbed):
             )
         self.regularizer = checked_regularizer(regularizer)
         shape = checked_temperature(temperature, torch.device("cpu")).shape
-        if torch.broadcast_shapes(shape, self.batch_shape) != self.batch_shape:
+        try:
+            fits = torch.broadcast_shapes(shape, self.batch_shape) == self.batch_shape
+        except RuntimeError:
+            fits = False
+        if not fits:
             raise ValueError(
                 f"temperature: shape {tuple(shape)} does not broadcast to the batch shape {tuple(self.batch_shape)}"
             )

@@ -8,7 +8,7 @@ import torch
 
 from cvxsst.arguments import checked_polytope, checked_temperature
 from cvxsst.engines import chosen_engine
-from cvxsst.maps import softmax
+from cvxsst.maps import check_options, softmax
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import Euclidean, Regularizer, checked_regularizer
 
@@ -56,6 +56,8 @@ class SoftmaxLayer(torch.nn.Module):
         super().__init__()
         self.P, self.regularizer = checked_polytope(P), checked_regularizer(regularizer)
         chosen_engine(P, regularizer, engine)
+        regularizer.require_domain(P)
+        check_options(backward, on_failure)
         checked = checked_temperature(temperature, torch.device("cpu"))
         if isinstance(temperature, torch.nn.Parameter):
             self.temperature = temperature

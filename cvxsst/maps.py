@@ -99,7 +99,7 @@ def _discouraged(P: Polytope, problem: Problem) -> torch.Tensor:
         P.require_zero_is_least(entries)
     lower, upper = (torch.from_numpy(bound).to(problem.u.device) for bound in P.presolved.bounds)
     reach = (problem.u.abs() * torch.maximum(lower.abs(), upper.abs())).sum(dim=1, keepdim=True)
-    return torch.where(problem.forbidden, -(2 * reach + 1), problem.u)
+    return torch.where(problem.forbidden, -torch.where(reach > 0, 2 * reach, 1.0), problem.u)
 
 
 @overload
@@ -176,21 +176,26 @@ def softmax(
     """
     problem = checked_problem(P, w, regularizer, temperature)
     solver = chosen_engine(P, regularizer, engine)
-    if on_failure not in ("raise", "nan"):
-        raise ValueError(f"on_failure: choose 'raise' or 'nan', got {on_failure!r}")
+    check_options(backward, on_failure)
     if backward == "implicit":
         z, info = solver.softmax(P, regularizer, problem.u, problem.forbidden)
-    elif backward == "finite_difference":
+    else:
         found: list[Info] = []
         z = _CentralDifference.apply(
             problem.u, lambda u: solver.softmax(P, regularizer, u, problem.forbidden), problem, on_failure, found
         )
         info = found[0]
-    else:
-        raise ValueError(f"backward: choose 'implicit' or 'finite_difference', got {backward!r}")
     z = _settle_failures(z, info, problem, on_failure)
     z = z.reshape(*problem.batch, *P.shape).to(problem.dtype)
     return (z, info.reshape(problem.batch)) if return_info else z
+
+
+def check_options(backward: str, on_failure: str) -> None:
+    """Raise a ValueError unless both are known."""
+    if backward not in ("implicit", "finite_difference"):
+        raise ValueError(f"backward: choose 'implicit' or 'finite_difference', got {backward!r}")
+    if on_failure not in ("raise", "nan"):
+        raise ValueError(f"on_failure: choose 'raise' or 'nan', got {on_failure!r}")
 
 
 class _CentralDifference(torch.autograd.Function):

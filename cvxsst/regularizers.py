@@ -7,7 +7,7 @@
     CategoricalEntropy    sum z_i log z_i                             z_i >= 0            softmax
     BinaryEntropy         sum z_i log z_i + (1 - z_i) log (1 - z_i)   0 <= z_i <= 1
     ExponentialFamily     A*, the conjugate of A(u) = log sum_Z e^<u,z>                   softmax
-    Custom                any convex CVXPY expression of z
+    Custom                any convex, differentiable CVXPY expression of z
     ====================  ==========================================  ==================  =================
 
 Without constraints the first three solve each entry alone: z = phi*'(u), the identity, exp(u - 1) and the
@@ -195,7 +195,7 @@ class Custom(Regularizer):
 
     Example:
         >>> import cvxpy as cp, cvxsst
-        >>> cvxsst.Custom(lambda z: cp.sum_squares(z) + cp.norm_inf(z))  # doctest: +ELLIPSIS
+        >>> cvxsst.Custom(lambda z: cp.sum_squares(z) + cp.logistic(z[0]))  # doctest: +ELLIPSIS
         Custom(function=<function <lambda> at ...>)
     """
 

@@ -21,7 +21,7 @@ def require_edges(n: int, edges: Sequence[tuple[int, int]]) -> None:
         raise TypeError(f"edges: expected a sequence of pairs of integers, got {edges!r}")
     for position, edge in enumerate(edges):
         ends = tuple(edge) if isinstance(edge, list | tuple) else ()
-        if len(ends) != 2 or not all(isinstance(end, int) for end in ends):
+        if len(ends) != 2 or not all(isinstance(end, int) and not isinstance(end, bool) for end in ends):
             raise TypeError(f"edges[{position}]: expected a pair of integers, got {edge!r}")
         if not all(0 <= end < n for end in ends):
             raise ValueError(f"edges[{position}]: {ends} leaves the nodes 0..{n - 1}")

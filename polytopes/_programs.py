@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 
 # The score of what cannot be: low enough never to win, finite, so that differences and gradients stay numbers.
-IMPOSSIBLE = -1e30
+IMPOSSIBLE = -1e300
 
 Reduce = Callable[[torch.Tensor, int], torch.Tensor]
 

@@ -39,6 +39,7 @@ def matching(n: int):
         >>> cvxsst.argmax(matching(4), torch.tensor([0.0, 1.0, 0.0, 0.0, 1.0, 0.0]))  # edges 01 02 03 12 13 23
         tensor([0., 1., 0., 0., 1., 0.])
     """
+    require_size("n", n, 2)
     require_size("n", n, 2, LARGEST, f": about 2^{n - 2} odd sets would each be a constraint")
     if n % 2:
         raise ValueError(f"n: an odd number of nodes, {n}, has no perfect matching; add a node that stands for 'alone'")

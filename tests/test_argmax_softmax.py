@@ -295,3 +295,31 @@ def test_softmax_of_an_expanded_and_a_transposed_tensor() -> None:
     w = torch.randn(2, 2, dtype=torch.float64)
     assert torch.allclose(cvxsst.softmax(P, w.expand(3, 2, 2))[1], cvxsst.softmax(P, w), atol=1e-12)
     assert torch.allclose(cvxsst.softmax(P, w.T), cvxsst.softmax(P, w).T, atol=1e-9)
+
+
+@pytest.mark.parametrize("engine", ["kkt", "cvxpylayer"])
+def test_training_after_a_first_call_in_inference_mode(engine: str) -> None:
+    z = cp.Variable(3)
+    P = cvxsst.Polytope(z, [z >= 0, cp.sum(z) == 1])
+    with torch.inference_mode():
+        cvxsst.softmax(P, torch.zeros(3), engine=engine)
+    w = torch.tensor([0.3, 0.1, 0.0], requires_grad=True)
+    cvxsst.softmax(P, w, engine=engine)[0].backward()
+    assert w.grad is not None
+    assert w.grad.tolist() == pytest.approx([2 / 3, -1 / 3, -1 / 3], abs=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-10, 1.0, 1e10, 1e30])
+def test_argmax_at_any_scale_with_and_without_masks(scale: float) -> None:
+    z = cp.Variable(3)
+    P = cvxsst.Polytope(z, [z >= 0, cp.sum(z) == 1])
+    w = scale * torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    w[2] = -torch.inf
+    assert cvxsst.argmax(P, w).tolist() == [0, 1, 0]
+    chosen = cvxsst.argmax(polytopes.correlated_k_subset(3, 1), torch.full((5,), -scale, dtype=torch.float64))
+    assert chosen[:3].sum() == 1
+
+
+def test_custom_without_a_gradient_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="differentiable"):
+        cvxsst.softmax(polytopes.simplex(3), torch.randn(3), Custom(lambda z: cp.sum_squares(z) + cp.norm_inf(z)))

@@ -108,3 +108,13 @@ def test_not_a_number_is_infinitely_wrong_and_shapes_are_checked() -> None:
     assert judged.gap[1] <= 1e-6
     with pytest.raises(ValueError, match="z: expected"):
         certificate(P, z[0], w, Euclidean())
+
+
+def test_forbidden_entries_count_as_infeasible_and_leave_the_family() -> None:
+    w = torch.tensor([-torch.inf, 1.0], dtype=torch.float64)
+    z = torch.tensor([0.3, 1.0], dtype=torch.float64)
+    assert certificate(polytopes.cube(2), z, w, Euclidean()).infeasibility.item() == pytest.approx(0.3)
+    P, w = polytopes.simplex(3), torch.tensor([-torch.inf, 1.0, 1.0], dtype=torch.float64)
+    half, third = torch.tensor([0.0, 0.5, 0.5], dtype=torch.float64), torch.full((3,), 1 / 3, dtype=torch.float64)
+    assert certificate(P, half, w, ExponentialFamily()).gap.abs() <= 1e-9
+    assert certificate(P, third, w, ExponentialFamily()).gap == torch.inf

@@ -211,3 +211,10 @@ def test_ad_hoc_polytope_with_lifted_variables_samples() -> None:
     P = cvxsst.Polytope(z, [z >= 0, cp.sum_largest(z, 2) <= 1], name="sum-largest")
     q = StochasticSoftmax(Normal(torch.zeros(4), 1.0), P, temperature=0.5)
     assert bool(q.support.check(q.sample((5,))).all())
+
+
+def test_negative_exponential_at_the_ends_of_its_support() -> None:
+    q = NegativeExponential(torch.tensor(2.0), validate_args=False)
+    assert q.cdf(torch.tensor(1.0)) == 1
+    assert bool(q.support.check(torch.tensor(0.0)))
+    assert not bool(q.support.check(torch.tensor(0.1)))

@@ -72,3 +72,24 @@ def test_layer_in_a_network_trains() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [({"backward": "foo"}, "backward"), ({"on_failure": "foo"}, "on_failure"), ({"engine": "foo"}, "engine")],
+)
+def test_wrong_options_are_refused_at_once(options: dict, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        cvxsst.SoftmaxLayer(polytopes.birkhoff(3), **options)
+
+
+def test_a_regularizer_beyond_its_domain_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="defined for"):
+        cvxsst.SoftmaxLayer(polytopes.permutahedron(3), cvxsst.BinaryEntropy())
+
+
+def test_the_temperature_is_a_copy() -> None:
+    T = torch.tensor(1.0, dtype=torch.float64)
+    layer = cvxsst.SoftmaxLayer(polytopes.simplex(2), temperature=T)
+    T.fill_(5.0)
+    assert layer.temperature.item() == 1.0

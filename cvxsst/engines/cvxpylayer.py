@@ -88,11 +88,12 @@ class CvxpyLayerEngine(Engine):
 def _layer(P: Polytope, regularizer: Regularizer, entries: tuple[int, ...]) -> _Layer:
     key = (CvxpyLayerEngine.name, regularizer, entries)
     if key not in P.memo:
-        if isinstance(regularizer, Custom):
-            P.memo[key] = _CustomLayer(P, regularizer, entries)
-        else:
-            assert isinstance(regularizer, Separable)
-            P.memo[key] = _SeparableLayer(P, regularizer, entries)
+        with torch.inference_mode(False):  # kept for calls that will need gradients
+            if isinstance(regularizer, Custom):
+                P.memo[key] = _CustomLayer(P, regularizer, entries)
+            else:
+                assert isinstance(regularizer, Separable)
+                P.memo[key] = _SeparableLayer(P, regularizer, entries)
     return P.memo[key]
 
 

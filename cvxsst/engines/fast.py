@@ -45,8 +45,8 @@ def _gradient_of_log_partition(P: Polytope, u: torch.Tensor) -> torch.Tensor:
     assert P.family is not None
     assert P.family.log_partition_function is not None
     differentiable = torch.is_grad_enabled() and u.requires_grad
-    with torch.enable_grad():
-        leaf = u if u.requires_grad else u.detach().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = u if u.requires_grad else u.detach().clone().requires_grad_()
         A = P.family.log_partition_function(leaf, **P.arguments)
         (z,) = torch.autograd.grad(A.sum(), leaf, create_graph=differentiable)
     return z

@@ -62,7 +62,8 @@ class KKT(Engine):
 def _part(P: Polytope, regularizer: Separable, entries: tuple[int, ...]) -> Part:
     key = (KKT.name, regularizer, entries)
     if key not in P.memo:
-        P.memo[key] = Part(P, regularizer, entries)
+        with torch.inference_mode(False):  # kept for calls that will need gradients
+            P.memo[key] = Part(P, regularizer, entries)
     return P.memo[key]
 
 
