@@ -240,7 +240,7 @@ def stress(instances: Annotated[int, typer.Option(min=1)] = 10_000, seed: int = 
         (P, regularizer)
         for P in (family(*example) for family in families for example in family.examples)
         for regularizer in (EUCLIDEAN, CATEGORICAL, BINARY)
-        if not (regularizer is BINARY and float(P.presolved.bounds[1].max(initial=0)) > 1)
+        if not (regularizer is BINARY and float(P.bounds[1].max(initial=0)) > 1)
     ]
     each, failed = -(-instances // len(problems)), 0
     for P, regularizer in track(problems, "solving"):

@@ -33,7 +33,6 @@ from scipy.special import rel_entr, softmax
 
 from cvxsst.arguments import checked_problem
 from cvxsst.face import Face
-from cvxsst.lp import LinearProgram
 from cvxsst.presolve import Presolved
 from cvxsst.regularizers import Custom, ExponentialFamily, Regularizer, Separable
 from cvxsst.vertices import vertices
@@ -178,7 +177,7 @@ def _bound(core: Presolved, phi: Separable, z: np.ndarray, g: np.ndarray, inside
 def distance(face: Presolved, z: np.ndarray) -> float:
     """The distance from z to P in the maximum norm, resolved to 1e-9.
 
-    minimize r  over  (v, y) in the standard form with  |v - z|_inf <= r.
+    minimize r  over  (v, y) in the standard form with  |v - z|_inf <= r      (``Presolved.nearest``).
     """
     form = face.form
     if np.abs(z).max(initial=0.0) > ABSURD:
@@ -187,20 +186,7 @@ def distance(face: Presolved, z: np.ndarray) -> float:
         violation = max(np.abs(form.A @ z - form.b).max(initial=0.0), (form.G @ z - form.h).max(initial=0.0))
         if violation <= LP_RESOLUTION:
             return float(violation)
-    n, pad = form.n, form.lifted
-    ones, zeros = -np.ones((n, 1)), sp.csr_array((n, pad))
-    eye = sp.eye_array(n)
-    G = sp.vstack(
-        [
-            sp.hstack([form.G, sp.csr_array((form.G.shape[0], 1))]),
-            sp.hstack([eye, zeros, ones]),
-            sp.hstack([-eye, zeros, ones]),
-        ]
-    )
-    A = sp.hstack([form.A, sp.csr_array((form.A.shape[0], 1))])
-    h = np.concatenate([form.h, z, -z])
-    program = LinearProgram(A, form.b, G, h, n)
-    solution = program.maximize(np.append(np.zeros(form.columns), -1.0))
+    solution = face.nearest.maximize(np.append(np.zeros(form.columns), -1.0), last_rows=np.concatenate([z, -z]))
     return float(max(-solution.value, 0.0))
 
 

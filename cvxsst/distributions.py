@@ -21,7 +21,7 @@ from torch.distributions.kl import kl_divergence
 
 from cvxsst.arguments import checked_polytope, checked_temperature
 from cvxsst.errors import ArgumentTypeError
-from cvxsst.maps import argmax, softmax
+from cvxsst.maps import argmax, checked_options, softmax
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import Euclidean, Regularizer, checked_regularizer
 
@@ -166,7 +166,8 @@ class StochasticSoftmax(_Perturbed):
     ``rsample`` is differentiable in the parameters of utilities and in the temperature.
 
     Raises:
-        ValueError: utilities of another shape than P, or without ``rsample``; a temperature that does not fit.
+        ValueError: utilities of another shape than P, or without ``rsample``; a temperature that does not fit;
+            wrong options; an entropy over a polytope that leaves its domain.
 
     Example:
         >>> import torch, cvxsst
@@ -209,6 +210,8 @@ class StochasticSoftmax(_Perturbed):
             raise ValueError(
                 f"temperature: shape {tuple(shape)} does not broadcast to the batch shape {tuple(self.batch_shape)}"
             )
+        checked_options(P, regularizer, engine, backward, on_failure)
+        regularizer.require_domain(P)
         self.temperature, self.hard = temperature, hard
         self._options: dict[str, Any] = {"engine": engine, "backward": backward, "on_failure": on_failure}
 

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 
 from cvxsst.arguments import checked_polytope, checked_temperature
-from cvxsst.engines import chosen_engine
-from cvxsst.maps import check_options, softmax
+from cvxsst.maps import checked_options, softmax
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import Euclidean, Regularizer, checked_regularizer
 
@@ -55,9 +54,8 @@ class SoftmaxLayer(torch.nn.Module):
     ):
         super().__init__()
         self.P, self.regularizer = checked_polytope(P), checked_regularizer(regularizer)
-        chosen_engine(P, regularizer, engine)
+        checked_options(P, regularizer, engine, backward, on_failure)
         regularizer.require_domain(P)
-        check_options(backward, on_failure)
         checked = checked_temperature(temperature, torch.device("cpu"))
         if isinstance(temperature, torch.nn.Parameter):
             self.temperature = temperature

@@ -80,9 +80,14 @@ class LinearProgram:
         highs.passModel(lp)
         return highs
 
-    def maximize(self, c: np.ndarray) -> LPSolution:
-        """Maximize <c, x>, c over the first len(c) columns; some optimal x, a vertex of the set in (z, y)."""
+    def maximize(self, c: np.ndarray, last_rows: np.ndarray | None = None) -> LPSolution:
+        """Maximize <c, x>, c over the first len(c) columns; some optimal x, a vertex of the set in (z, y).
+
+        ``last_rows``: new right-hand sides of the last rows of G that are no bounds.
+        """
         with self._lock:
+            if last_rows is not None:
+                self._set_last_rows(last_rows)
             return self._maximize(c)
 
     def vertex(self, c: np.ndarray) -> LPSolution:
@@ -102,6 +107,12 @@ class LinearProgram:
         with self._lock:
             self.row_upper[row] = upper
             self._highs.changeRowBounds(row, self.row_lower[row], upper)
+
+    def _set_last_rows(self, upper: np.ndarray) -> None:
+        rows = np.arange(len(self.row_upper) - len(upper), len(self.row_upper))
+        self.row_upper[rows] = upper
+        for row, value in zip(rows, upper, strict=True):
+            self._highs.changeRowBounds(int(row), -np.inf, float(value))
 
     def _maximize(self, c: np.ndarray) -> LPSolution:
         scale = np.abs(c).max(initial=0.0) or 1.0

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from cvxsst.arguments import Problem, checked_problem, holds
-from cvxsst.engines import Info, chosen_engine
+from cvxsst.engines import Engine, Info, chosen_engine
 from cvxsst.errors import ConvergenceError, EmptyPolytopeError, NoFastPathError, some
 from cvxsst.regularizers import Euclidean, Regularizer
 from cvxsst.vertices import vertices
@@ -85,7 +85,9 @@ def _by_linear_programs(P: Polytope, u: torch.Tensor) -> torch.Tensor:
         assert solution.x is not None, "a polytope is neither empty nor unbounded"
         z[i] = solution.x[: P.size]
     near = np.round(z)
-    z = np.where(np.abs(z - near) < 1e-9, near, z)  # integers come back as such
+    # The last digits depend on the way that the simplex method took; twelve do not.
+    digits = 12 - int(np.ceil(np.log10(np.abs(z).max(initial=1.0))))
+    z = np.where(np.abs(z - near) < 1e-9, near, np.round(z, digits))  # integers come back as such
     return torch.from_numpy(z + 0.0).to(u.device)
 
 
@@ -97,7 +99,7 @@ def _discouraged(P: Polytope, problem: Problem) -> torch.Tensor:
     assert problem.forbidden is not None
     for entries in {problem.forbidden_entries(i) for i in range(len(problem.u))}:
         P.require_zero_is_least(entries)
-    lower, upper = (torch.from_numpy(bound).to(problem.u.device) for bound in P.presolved.bounds)
+    lower, upper = (torch.from_numpy(bound).to(problem.u.device) for bound in P.bounds)
     reach = (problem.u.abs() * torch.maximum(lower.abs(), upper.abs())).sum(dim=1, keepdim=True)
     return torch.where(problem.forbidden, -torch.where(reach > 0, 2 * reach, 1.0), problem.u)
 
@@ -175,8 +177,7 @@ def softmax(
         tensor([0.7500, 0.2500, 0.0000])
     """
     problem = checked_problem(P, w, regularizer, temperature)
-    solver = chosen_engine(P, regularizer, engine)
-    check_options(backward, on_failure)
+    solver = checked_options(P, regularizer, engine, backward, on_failure)
     if backward == "implicit":
         z, info = solver.softmax(P, regularizer, problem.u, problem.forbidden)
     else:
@@ -190,12 +191,13 @@ def softmax(
     return (z, info.reshape(problem.batch)) if return_info else z
 
 
-def check_options(backward: str, on_failure: str) -> None:
-    """Raise a ValueError unless both are known."""
+def checked_options(P: Polytope, regularizer: Regularizer, engine: str, backward: str, on_failure: str) -> Engine:
+    """The engine; raises a ValueError unless it and the other options are known and fit."""
     if backward not in ("implicit", "finite_difference"):
         raise ValueError(f"backward: choose 'implicit' or 'finite_difference', got {backward!r}")
     if on_failure not in ("raise", "nan"):
         raise ValueError(f"on_failure: choose 'raise' or 'nan', got {on_failure!r}")
+    return chosen_engine(P, regularizer, engine)
 
 
 class _CentralDifference(torch.autograd.Function):
@@ -240,7 +242,7 @@ def _settle_failures(z: torch.Tensor, info: Info, problem: Problem, on_failure: 
         positions = failed.nonzero().flatten().tolist()
         instances = [problem.instance(i) for i in positions]
         raise ConvergenceError(
-            f"the solve did not reach its tolerance in instances {some(instances)} (residuals "
+            f"the solve did not reach its tolerance{_named(instances, ' in instances ')} (residuals "
             f"{some([f'{info.residual[i].item():.1e}' for i in positions])}); on_failure='nan' keeps the others; "
             "smaller utilities, a higher temperature or another engine may help",
             instances,
@@ -252,5 +254,10 @@ def _settle_failures(z: torch.Tensor, info: Info, problem: Problem, on_failure: 
 def _raise_empty(problem: Problem, empty: torch.Tensor) -> None:
     instances = [problem.instance(i) for i in empty.nonzero().flatten().tolist()]
     raise EmptyPolytopeError(
-        f"w: the -inf entries of instances {some(instances)} forbid every structure; allow at least one"
+        f"w: the -inf entries{_named(instances, ' of instances ')} forbid every structure; allow at least one"
     )
+
+
+def _named(instances: list[tuple[int, ...]], words: str) -> str:
+    """Which instances of the batch; nothing where there is no batch."""
+    return "" if instances == [()] else words + some(instances)

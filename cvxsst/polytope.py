@@ -33,6 +33,7 @@ Declaration = Callable[..., tuple[cp.Variable, list[cp.Constraint]]]
 # made: that takes milliseconds. Larger ones (the flow formulation of a 40-word sentence has 60,000) are
 # checked when something first needs the constraints; a family's fast path may never do.
 CHECKED_WHEN_DECLARED = 5_000
+ORACLE_CALLS = 256  # instances in one call of an oracle that looks for the bounds of all entries
 RESTRICTIONS_KEPT = 256  # faces cut out by masks of -inf that a polytope remembers, oldest forgotten first
 
 
@@ -111,6 +112,21 @@ class Polytope:
         names = ", ".join(f"constraints[{position}] ({brief(c)})" for position, c in conflict)
         return f"; it is empty because of {names} together: relax one of them" if conflict else ""
 
+    @cached_property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """The least and the greatest value of each entry of z: by the family's oracle, else by linear programs."""
+        if self.family is None or self.family.argmax_oracle is None:
+            return self.presolved.bounds
+        lower, upper = np.empty(self.size), np.empty(self.size)
+        with torch.no_grad():
+            for entries in torch.arange(self.size).split(ORACLE_CALLS):
+                direction = torch.zeros(len(entries), self.size, dtype=torch.float64)
+                direction[torch.arange(len(entries)), entries] = 1.0
+                for bound, sign in ((upper, 1.0), (lower, -1.0)):
+                    z = self.family.argmax_oracle((sign * direction).reshape(-1, *self.shape), **self.arguments)
+                    bound[entries.numpy()] = (direction * z.reshape(direction.shape)).sum(1).numpy()
+        return lower, upper
+
     def restricted(self, forbidden: tuple[int, ...]) -> Presolved:
         """The face on which the entries of z with these (row by row) indices are 0; the others are its z.
 
@@ -128,7 +144,7 @@ class Polytope:
 
     def require_zero_is_least(self, entries: tuple[int, ...]) -> None:
         """Raise a ValueError where forbidding an entry is not the limit of lowering its utility."""
-        negative = [i for i in entries if self.presolved.bounds[0][i] < -1e-7]
+        negative = [i for i in entries if self.bounds[0][i] < -1e-7]
         if negative:
             raise ValueError(
                 f"w: -inf forbids an entry (z = 0 there), which needs 0 to be its least value over {self.name}; "

@@ -53,6 +53,16 @@ class Presolved:
         return LinearProgram(form.A, form.b, form.G, form.h, form.n)
 
     @cached_property
+    def nearest(self) -> LinearProgram:
+        """The model over (z, y, r) whose last 2n rows say |z - z0| <= r, for any z0: the right-hand side (z0, -z0)."""
+        form = self.form
+        eye, lifted, r = sp.eye_array(form.n), sp.csr_array((form.n, form.lifted)), np.ones((form.n, 1))
+        rows = [sp.hstack([form.G, sp.csr_array((form.G.shape[0], 1))])]
+        rows += [sp.hstack([eye, lifted, -r]), sp.hstack([-eye, lifted, -r])]
+        A = sp.hstack([form.A, sp.csr_array((form.A.shape[0], 1))])
+        return LinearProgram(A, form.b, sp.vstack(rows), np.append(form.h, np.zeros(2 * form.n)), form.n)
+
+    @cached_property
     def interior(self) -> np.ndarray:
         """A point x = (z, y) with A x = b and G x < h: the centre of a largest ball (at most 1) inside."""
         form = self.form
@@ -67,14 +77,23 @@ class Presolved:
 
     @cached_property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """The least and the greatest value of each entry of z over P: 2n linear programs."""
-        lower, upper = np.empty(self.form.n), np.empty(self.form.n)
-        for i in range(self.form.n):
-            direction = np.zeros(self.form.n)
-            direction[i] = 1.0
-            upper[i] = self.linear_program.maximize(direction).value
-            lower[i] = -self.linear_program.maximize(-direction).value
-        return lower, upper
+        """The least and the greatest value of each entry of z over P: up to 2n linear programs.
+
+        An entry that some solution has brought to a bound of its own, such as z_i >= 0, needs none.
+        """
+        n, program = self.form.n, self.linear_program
+        least, greatest = np.full(n, np.inf), np.full(n, -np.inf)  # over the points met so far
+        for i in range(n):
+            for sign, met, bound in ((1.0, greatest, program.upper), (-1.0, least, program.lower)):
+                if met[i] == bound[i]:
+                    continue
+                direction = np.zeros(n)
+                direction[i] = sign
+                x = program.maximize(direction).x
+                assert x is not None, "a polytope is neither empty nor unbounded"
+                np.minimum(least, x[:n], out=least)
+                np.maximum(greatest, x[:n], out=greatest)
+        return least, greatest
 
     @cached_property
     def _row_space(self) -> np.ndarray:

@@ -82,7 +82,7 @@ class Separable(Regularizer, ABC):
         low, high = self.domain
         if np.isinf(low) and np.isinf(high):
             return
-        lower, upper = P.presolved.bounds
+        lower, upper = P.bounds
         outside = np.flatnonzero((lower < low - 1e-7) | (upper > high + 1e-7))
         if len(outside):
             raise ValueError(

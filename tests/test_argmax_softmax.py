@@ -323,3 +323,49 @@ def test_argmax_at_any_scale_with_and_without_masks(scale: float) -> None:
 def test_custom_without_a_gradient_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="differentiable"):
         cvxsst.softmax(polytopes.simplex(3), torch.randn(3), Custom(lambda z: cp.sum_squares(z) + cp.norm_inf(z)))
+
+
+def test_argmax_takes_the_allowed_entry_however_bad() -> None:
+    """The penalty of a forbidden entry outweighs the range of <w, z>."""
+    assert cvxsst.argmax(polytopes.simplex(2), torch.tensor([-torch.inf, -1000.0])).tolist() == [0.0, 1.0]
+    w = torch.tensor([5.0, -torch.inf, -1000.0, 5.0])
+    assert cvxsst.argmax(polytopes.k_subset(4, 3), w).tolist() == [1.0, 0.0, 1.0, 1.0]
+
+
+def test_vertices_from_linear_programs_are_rounded_to_integers_only() -> None:
+    z = cp.Variable(2)
+    P = cvxsst.Polytope(z, [z >= 0, z[0] <= 1e-6, 3 * z[1] <= 1])
+    assert torch.allclose(
+        cvxsst.argmax(P, torch.ones(2, dtype=torch.float64)),
+        torch.tensor([1e-6, 1 / 3], dtype=torch.float64),
+        rtol=1e-9,
+    )
+
+
+def test_a_least_value_below_zero_is_seen_however_small() -> None:
+    z = cp.Variable(2)
+    P = cvxsst.Polytope(z, [z >= -0.5, z <= 1])
+    with pytest.raises(ValueError, match="least value"):
+        cvxsst.argmax(P, torch.tensor([0.0, -torch.inf]))
+
+
+def test_more_masks_than_a_polytope_remembers() -> None:
+    """Faces are forgotten, oldest first; the answers stay right."""
+    from cvxsst.polytope import RESTRICTIONS_KEPT
+
+    n = 10
+    P = polytopes.k_subset(n, 1)
+    patterns = [p for p in range(1, 2**n) if p.bit_count() <= 4][: RESTRICTIONS_KEPT + 40]
+    w = torch.zeros(len(patterns), n, dtype=torch.float64)
+    for row, pattern in enumerate(patterns):
+        w[row, [i for i in range(n) if pattern >> i & 1]] = -torch.inf
+    allowed = (w == 0).double()
+    for _ in range(2):
+        z = cvxsst.softmax(P, w, Euclidean(), engine="kkt")
+        assert (z - allowed / allowed.sum(1, keepdim=True)).abs().max() <= 1e-9
+    assert len(P._restrictions) <= RESTRICTIONS_KEPT
+
+
+def test_errors_without_a_batch_name_no_instance() -> None:
+    with pytest.raises(EmptyPolytopeError, match="entries forbid every"):
+        cvxsst.argmax(polytopes.simplex(2), torch.full((2,), -torch.inf))

@@ -124,3 +124,17 @@ def test_enumeration_refuses_what_it_cannot_finish() -> None:
         cvxsst.which_engine(between, cvxsst.ExponentialFamily())
     with pytest.raises(cvxsst.NoFastPathError, match="enumerated"):
         cvxsst.which_engine(polytopes.k_subset(50, 10), cvxsst.ExponentialFamily())
+
+
+def test_redundant_rows_are_found_among_necessary_ones_and_only_they() -> None:
+    z = cp.Variable(2)
+    P = cvxsst.Polytope(z, [z >= 0, z <= 1, z[0] + z[1] <= 1.7, z[0] + 2 * z[1] <= 3.5, z[0] - z[1] <= 0.9])
+    report = cvxsst.audit(P, objectives=1)
+    assert report.redundant == ["z[0] + 2 z[1] <= 3.5"]
+
+
+def test_vertices_just_beyond_a_facet_are_found() -> None:
+    """A cut corner whose two vertices lie only 0.1 beyond the hull of the others."""
+    z = cp.Variable(3)
+    P = cvxsst.Polytope(z, [z >= 0, cp.sum(z) <= 1, cp.max(z) <= 0.9])
+    assert len(cvxsst.vertices.vertices(P)) == 10

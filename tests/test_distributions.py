@@ -163,6 +163,10 @@ def test_sample_has_no_gradient_and_rsample_has() -> None:
         (lambda P: StochasticSoftmax(Gumbel(torch.zeros(3), 1.0), P, temperature=0.0), "positive"),
         (lambda P: StochasticSoftmax(Gumbel(torch.zeros(3), 1.0), P, temperature=torch.ones(2)), "broadcast"),
         (lambda P: StochasticSoftmax(Gumbel(torch.zeros(3), 1.0), P, cvxsst.Euclidean), r"Euclidean\(\)"),  # type: ignore[arg-type]
+        (lambda P: StochasticSoftmax(Gumbel(torch.zeros(3), 1.0), P, engine="magic"), "unknown engine"),
+        (lambda P: StochasticSoftmax(Gumbel(torch.zeros(3), 1.0), P, engine="enumeration"), "exponential family"),
+        (lambda P: StochasticSoftmax(Gumbel(torch.zeros(3), 1.0), P, backward="magic"), "backward"),
+        (lambda P: StochasticSoftmax(Gumbel(torch.zeros(3), 1.0), P, on_failure="ignore"), "on_failure"),
         (lambda P: StochasticSoftmax(Gumbel(torch.zeros(3), 1.0), polytopes.simplex), "family"),  # type: ignore[arg-type]
         (lambda P: NegativeExponential(-1.0), "rate"),
     ],
@@ -218,3 +222,33 @@ def test_negative_exponential_at_the_ends_of_its_support() -> None:
     assert q.cdf(torch.tensor(1.0)) == 1
     assert bool(q.support.check(torch.tensor(0.0)))
     assert not bool(q.support.check(torch.tensor(0.1)))
+
+
+def test_an_entropy_beyond_its_domain_is_refused_when_built() -> None:
+    utilities = Gumbel(torch.zeros(3), 1.0)
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        StochasticSoftmax(utilities, polytopes.permutahedron(3), cvxsst.BinaryEntropy())
+
+
+def test_the_support_is_the_polytope_up_to_its_tolerance() -> None:
+    support = StochasticArgmax(Gumbel(torch.zeros(3), 1.0), polytopes.simplex(3)).support
+    inside = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
+    for offset, dtype, expected in (
+        (1e-3, torch.float32, False),
+        (3e-5, torch.float32, True),
+        (1e-5, torch.float64, False),
+        (1e-7, torch.float64, True),
+    ):
+        assert bool(support.check((inside + offset).to(dtype))) == expected
+    assert not bool(support.check(torch.tensor([torch.nan, 0.5, 0.5])))
+
+
+def test_expanded_distributions_validate_as_the_original_does() -> None:
+    for validate in (True, False):
+        utilities = Gumbel(torch.zeros(3), 1.0)
+        for d in (
+            StochasticArgmax(utilities, polytopes.simplex(3), validate_args=validate),
+            StochasticSoftmax(utilities, polytopes.simplex(3), validate_args=validate),
+            NegativeExponential(torch.ones(3), validate_args=validate),
+        ):
+            assert d.expand((4, 3) if isinstance(d, NegativeExponential) else (4,))._validate_args == validate

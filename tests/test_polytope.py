@@ -40,7 +40,7 @@ def test_presolve_leaves_an_interior_and_the_true_dimension(P: Polytope) -> None
     assert np.linalg.matrix_rank(form.A.toarray()) == form.A.shape[0]
     vertices = cvxsst.vertices.vertices(P)
     assert P.presolved.dimension == np.linalg.matrix_rank(vertices - vertices[0], tol=1e-7)
-    lower, upper = P.presolved.bounds
+    lower, upper = P.bounds
     assert np.abs(lower - vertices.min(0)).max(initial=0) <= 1e-7
     assert np.abs(upper - vertices.max(0)).max(initial=0) <= 1e-7
     assert set(P.presolved.fixed) == set(np.flatnonzero(np.ptp(vertices, axis=0) == 0))

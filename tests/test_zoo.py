@@ -242,7 +242,9 @@ def test_products_alone_do_not_describe_correlated_subsets() -> None:
         ("birkhoff", (0,), ValueError, "n: at least 1"),
         ("permutahedron", ("3",), TypeError, "integer"),
         ("matching", (5,), ValueError, "odd number"),
+        ("matching", (15,), ValueError, "at most 14"),
         ("matching", (16,), ValueError, "odd sets"),
+        ("path", (3, [(-1, 0), (0, 2)]), ValueError, r"edges\[0\].*leaves"),
         ("path", (3, [(0, 1), (1, 0), (1, 2)]), ValueError, "cycle"),
         ("path", (3, [(0, 1)]), ValueError, "no path leads"),
         ("path", (3, [(0, 3)]), ValueError, r"edges\[0\]"),
@@ -259,3 +261,17 @@ def test_products_alone_do_not_describe_correlated_subsets() -> None:
 def test_wrong_arguments_name_the_argument_and_the_cure(family, arguments, error, says) -> None:
     with pytest.raises(error, match=says):
         getattr(polytopes, family)(*arguments)
+
+
+def test_ties_are_broken_the_same_way_whatever_the_size() -> None:
+    """Equal utilities: the cube leaves the entry out, sorting keeps the order of the positions."""
+    for n in (3, 17, 40):
+        zero = torch.zeros(n)
+        assert torch.equal(cvxsst.argmax(polytopes.cube(n), zero), zero)
+        assert torch.equal(cvxsst.argmax(polytopes.permutahedron(n), zero), torch.arange(1.0, n + 1))
+
+
+def test_bounds_by_the_oracle_are_those_of_the_linear_programs() -> None:
+    for P in zoo():
+        for by_oracle, by_program in zip(P.bounds, P.presolved.bounds, strict=True):
+            assert np.abs(by_oracle - by_program).max() <= 1e-9, P

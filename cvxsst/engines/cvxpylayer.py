@@ -209,7 +209,7 @@ def _failed(z: np.ndarray) -> Refined:
 class _SeparableLayer(_Layer):
     def __init__(self, P: Polytope, regularizer: Separable, entries: tuple[int, ...]):
         self.phi = regularizer
-        size = float(np.abs(P.presolved.bounds).max(initial=0.0))
+        size = float(np.abs(P.bounds).max(initial=0.0))
         self.tolerance = TOLERANCE * max(1.0, size)
         self.curvature = regularizer.curvature_up_to(size)
         super().__init__(P, regularizer, entries)
@@ -265,7 +265,7 @@ class _CustomLayer(_Layer):
         self._places = self.allowed.numpy()[self.free]  # of the free entries in z
         self._whole = np.zeros(P.size)
         self._whole[self.allowed.numpy()] = self.constant
-        lower, upper = P.presolved.bounds
+        lower, upper = P.bounds
         self._width = (upper - lower)[self._places]
 
     def _stated_inequalities(self) -> np.ndarray:

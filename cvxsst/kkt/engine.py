@@ -75,7 +75,7 @@ class Part:
         self.allowed = torch.from_numpy(np.setdiff1d(np.arange(P.size), entries))
         self.free = torch.from_numpy(face.free)
         self.constant = torch.from_numpy(face.interior[: face.form.n])
-        self.accepted = ACCEPTED * max(1.0, float(np.abs(P.presolved.bounds).max(initial=0.0)))
+        self.accepted = ACCEPTED * max(1.0, float(np.abs(P.bounds).max(initial=0.0)))
         self.hull = torch.from_numpy(face.core.hull[0])
         self.start_with_newton = newton.WIDEST if not isinstance(regularizer, Euclidean) else torch.inf
         self._interior: dict[torch.device, interior.Program] = {}
