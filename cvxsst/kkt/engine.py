@@ -195,7 +195,7 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def forward(u: torch.Tensor, part: Part) -> tuple[torch.Tensor, ...]:
-        chunks = u.split(part.chunk(u.device)) if len(u) else (u,)
+        chunks = u.tensor_split(max(1, round(len(u) / part.chunk(u.device))))  # of equal sizes
         found = [part.solve(chunk.T.contiguous()) for chunk in chunks]
         z, active, residual, iterations = (torch.cat(parts, dim=-1) for parts in zip(*found, strict=True))
         z = z + 0.0  # no -0.0
