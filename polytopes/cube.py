@@ -4,7 +4,11 @@
 
 *Why.* The hull of a product is the product of the hulls, and conv {0, 1} = [0, 1].
 
-    argmax   z_i = 1 where w_i > 0, O(n)
+    argmax               z_i = 1 where w_i > 0, O(n)
+    Euclidean            z = clamp(u, 0, 1)
+    CategoricalEntropy   z = min(1, exp(u - 1))
+    BinaryEntropy        z = sigmoid(u): with Logistic utilities the binary Concrete law (Maddison et al. 2017)
+    ExponentialFamily    z = sigmoid(u), A = sum log(1 + exp u)
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import cvxpy as cp
 import numpy as np
 import torch
 
-from cvxsst import polytope
+from cvxsst import BinaryEntropy, CategoricalEntropy, Euclidean, ExponentialFamily, polytope
 from polytopes._arguments import require_size
 
 
@@ -49,3 +53,23 @@ def binary_vectors(n: int) -> Iterator[np.ndarray]:
 @cube.argmax
 def positive(w: torch.Tensor, n: int) -> torch.Tensor:
     return (w > 0).to(w)
+
+
+@cube.softmax(Euclidean)
+def clamp(u: torch.Tensor, n: int) -> torch.Tensor:
+    return u.clamp(0.0, 1.0)
+
+
+@cube.softmax(CategoricalEntropy)
+def exponentials(u: torch.Tensor, n: int) -> torch.Tensor:
+    return (u - 1).clamp_max(0.0).exp()
+
+
+@cube.softmax(BinaryEntropy, ExponentialFamily)
+def sigmoid(u: torch.Tensor, n: int) -> torch.Tensor:
+    return u.sigmoid()
+
+
+@cube.log_partition
+def independent(u: torch.Tensor, n: int) -> torch.Tensor:
+    return -torch.nn.functional.logsigmoid(-u).sum(-1)

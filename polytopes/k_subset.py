@@ -5,7 +5,13 @@
 *Why.* The matrix of the constraints has consecutive ones in each row, an interval matrix: it is totally unimodular, so
 all vertices are integral (Hoffman and Kruskal 1956).
 
-    argmax   the k largest utilities, O(n + k log k)
+    argmax               the k largest utilities, O(n + k log k)
+    Euclidean            z = clamp(u - tau, 0, 1), tau exact by sorting, O(n log n)
+    CategoricalEntropy   z = min(1, exp(u - tau)), tau exact by sorting, O(n log n)
+    BinaryEntropy        z = sigmoid(u - tau), tau by Newton's method, O(n) a step (Amos, Koltun and Kolter 2019)
+    ExponentialFamily    z = E[z], p(z) ~ exp <u, z>: independent choices given their number, O(n sqrt(min(k, n - k)))
+
+The last two are different maps: given tau, the choices of the first are not conditioned on their number.
 """
 
 from __future__ import annotations
@@ -17,7 +23,8 @@ import cvxpy as cp
 import numpy as np
 import torch
 
-from cvxsst import polytope
+from cvxsst import BinaryEntropy, CategoricalEntropy, Euclidean, ExponentialFamily, polytope
+from polytopes import _counting, _threshold
 from polytopes._arguments import require_size
 
 
@@ -55,3 +62,35 @@ def subsets(n: int, k: int) -> Iterator[np.ndarray]:
 @k_subset.argmax
 def top_k(w: torch.Tensor, n: int, k: int) -> torch.Tensor:
     return torch.zeros_like(w).scatter(-1, w.topk(k, dim=-1).indices, 1.0)
+
+
+@k_subset.softmax(Euclidean)
+def capped_projection(u: torch.Tensor, n: int, k: int) -> torch.Tensor:
+    return _threshold.euclidean(u, k)
+
+
+@k_subset.softmax(CategoricalEntropy)
+def capped_softmax(u: torch.Tensor, n: int, k: int) -> torch.Tensor:
+    return _threshold.categorical(u, k)
+
+
+@k_subset.softmax(BinaryEntropy)
+def budgeted_sigmoid(u: torch.Tensor, n: int, k: int) -> torch.Tensor:
+    return _threshold.binary(u, k)
+
+
+@k_subset.softmax(ExponentialFamily)
+def inclusion_probabilities(u: torch.Tensor, n: int, k: int) -> torch.Tensor:
+    if k in (0, n):
+        return _threshold.binary(u, k)
+    finite, missing = _threshold.finite(u, k)
+    return torch.where(missing, torch.nan, _counting.softmax(finite, k))
+
+
+@k_subset.log_partition
+def log_elementary_symmetric(u: torch.Tensor, n: int, k: int) -> torch.Tensor:
+    """A(u) = log e_k(exp u), the elementary symmetric polynomial of degree k."""
+    if k in (0, n):
+        return u.sum(-1) if k else torch.zeros_like(u.sum(-1))
+    finite, missing = _threshold.finite(u, k)
+    return torch.where(missing[..., 0], -torch.inf, _counting.log_partition(finite, k))

@@ -4,7 +4,11 @@
 
 *Why.* A point z of the right-hand side is the convex combination sum_i z_i e_i of unit vectors.
 
-    argmax   the largest utility, O(n)
+    argmax               the largest utility, O(n)
+    Euclidean            sparsemax, z = max(u - tau, 0) with sum z = 1, by sorting, O(n log n) (Martins and Astudillo 2016)
+    CategoricalEntropy   z = softmax(u): as with Gumbel utilities, the Gumbel-softmax (Jang et al., Maddison et al. 2017)
+    BinaryEntropy        z = sigmoid(u - tau) with sum z = 1
+    ExponentialFamily    z = softmax(u), A = log sum exp u
 """
 
 from __future__ import annotations
@@ -15,7 +19,8 @@ import cvxpy as cp
 import numpy as np
 import torch
 
-from cvxsst import polytope
+from cvxsst import BinaryEntropy, CategoricalEntropy, Euclidean, ExponentialFamily, polytope
+from polytopes import _threshold
 from polytopes._arguments import require_size
 
 
@@ -47,3 +52,23 @@ def one_hots(n: int) -> Iterator[np.ndarray]:
 @simplex.argmax
 def largest(w: torch.Tensor, n: int) -> torch.Tensor:
     return torch.nn.functional.one_hot(w.argmax(-1), n).to(w)
+
+
+@simplex.softmax(Euclidean)
+def sparsemax(u: torch.Tensor, n: int) -> torch.Tensor:
+    return _threshold.euclidean(u, 1)
+
+
+@simplex.softmax(CategoricalEntropy, ExponentialFamily)
+def softmax(u: torch.Tensor, n: int) -> torch.Tensor:
+    return u.softmax(-1)
+
+
+@simplex.softmax(BinaryEntropy)
+def sigmoids(u: torch.Tensor, n: int) -> torch.Tensor:
+    return _threshold.binary(u, 1)
+
+
+@simplex.log_partition
+def log_sum_exp(u: torch.Tensor, n: int) -> torch.Tensor:
+    return u.logsumexp(-1)

@@ -32,12 +32,16 @@ class Fast(Engine):
     ) -> tuple[torch.Tensor, Info]:
         assert P.family is not None
         if forbidden is not None:
+            P.require_zero_is_least(tuple(forbidden.any(dim=0).nonzero().flatten().tolist()))
             u = u.masked_fill(forbidden, -torch.inf)
         shaped = u.reshape(-1, *P.shape)
         path = P.family.softmax_paths.get(type(regularizer))
         z = path(shaped, **P.arguments) if path else _gradient_of_log_partition(P, shaped)
         z = z.reshape(u.shape)
-        return z, Info.of_closed_form(z.detach())
+        if forbidden is None:
+            return z, Info.of_closed_form(z.detach())
+        # By its contract a path answers NaN where -inf leaves no structure.
+        return z, Info.of_closed_form(z.detach(), empty=z.detach().isnan().any(dim=1) & forbidden.any(dim=1))
 
 
 def _gradient_of_log_partition(P: Polytope, u: torch.Tensor) -> torch.Tensor:
@@ -48,5 +52,7 @@ def _gradient_of_log_partition(P: Polytope, u: torch.Tensor) -> torch.Tensor:
     with torch.inference_mode(False), torch.enable_grad():
         leaf = u if u.requires_grad else u.detach().clone().requires_grad_()
         A = P.family.log_partition_function(leaf, **P.arguments)
+        if not A.requires_grad:  # a single structure, whatever u
+            return torch.zeros_like(leaf) + 0 * leaf
         (z,) = torch.autograd.grad(A.sum(), leaf, create_graph=differentiable)
     return z

@@ -1,0 +1,179 @@
+"""The softmax over {0 <= z <= 1, sum z = k}: one multiplier tau for the sum.
+
+    z = phi*'(u - tau) clamped to [0, 1],      tau: sum z = k
+
+    Euclidean            z = clamp(u - tau, 0, 1)                                     tau exact, by sorting
+    CategoricalEntropy   z = min(1, exp(u - tau))                                     tau exact, by sorting
+    BinaryEntropy        z = sigmoid(u - tau)                                         tau by Newton's method
+
+With d = dz/du at fixed tau (1 or z where z moves, z (1 - z), 0 where it is clamped), sum dz = 0 gives
+
+    J = diag(d) - d d' / sum d
+
+All functions take u ``(*batch, n)``; entries of -inf come out as 0, rows with fewer than k finite entries as NaN.
+Reference: Held, Wolfe and Crowder 1974 (the threshold); Amos, Koltun and Kolter 2019 (the binary entropy).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+Solve = Callable[[torch.Tensor, int], torch.Tensor]
+Slope = Callable[[torch.Tensor], torch.Tensor]
+
+NEWTON_STEPS = 100
+
+
+class _Threshold(torch.autograd.Function):
+    """u ``(*batch, n)`` to z, by ``solve``; its derivative J, by ``slope``: z -> d."""
+
+    @staticmethod
+    def forward(u: torch.Tensor, k: int, solve: Solve, slope: Slope) -> torch.Tensor:
+        return solve(u, k)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:
+        ctx.slope = inputs[3]
+        ctx.save_for_backward(output)
+        ctx.save_for_forward(output)
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        (z,) = ctx.saved_tensors
+        return _times_jacobian(ctx.slope(z), g), None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, du: torch.Tensor, *_: None) -> torch.Tensor:
+        (z,) = ctx.saved_tensors
+        return _times_jacobian(ctx.slope(z), du)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, u: torch.Tensor, k: int, solve: Solve, slope: Slope) -> tuple:
+        return _Threshold.apply(u.movedim(in_dims[0], 0), k, solve, slope), 0
+
+
+def _times_jacobian(d: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    dg = d * g
+    total = d.sum(-1, keepdim=True)
+    mean = dg.sum(-1, keepdim=True) / torch.where(total > 0, total, 1.0)  # d = 0: a vertex, J = 0
+    return dg - d * mean
+
+
+def euclidean(u: torch.Tensor, k: int) -> torch.Tensor:
+    """clamp(u - tau, 0, 1)."""
+    return _Threshold.apply(u, k, _sparsemax if k == 1 else _euclidean, lambda z: ((z > 0) & (z < 1)).to(z))
+
+
+def categorical(u: torch.Tensor, k: int) -> torch.Tensor:
+    """min(1, exp(u - tau))."""
+    return _Threshold.apply(u, k, _categorical, lambda z: torch.where(z < 1, z, 0.0))
+
+
+def binary(u: torch.Tensor, k: int) -> torch.Tensor:
+    """sigmoid(u - tau)."""
+    return _Threshold.apply(u, k, _binary, lambda z: z * (1 - z))
+
+
+def _sparsemax(u: torch.Tensor, k: int) -> torch.Tensor:
+    """k = 1, where z <= 1 follows from the sum: the c largest entries are positive, c the largest with
+    1 + c u_(c) > u_(1) + ... + u_(c)."""
+    u = u - u.amax(-1, keepdim=True)
+    ordered = u.sort(dim=-1, descending=True).values
+    c = torch.arange(1, u.shape[-1] + 1, dtype=u.dtype, device=u.device)
+    excess = ordered.cumsum(-1) - 1
+    count = (c * ordered > excess).sum(-1, keepdim=True)
+    tau = excess.gather(-1, count - 1) / count
+    return (u - tau).clamp_min(0.0)
+
+
+def _euclidean(u: torch.Tensor, k: int) -> torch.Tensor:
+    """sum clamp(u - tau, 0, 1) is piecewise linear in tau, with kinks at u_i - 1 and u_i: sort them."""
+    u, missing = finite(u, k)
+    if k in (0, u.shape[-1]):
+        return torch.where(missing, torch.nan, torch.full_like(u, k > 0))
+    n = u.shape[-1]
+    kinks, position = torch.cat([u, u - 1], -1).sort(dim=-1, descending=True)
+    slope = torch.where(position < n, 1.0, -1.0).to(u).cumsum(-1)  # how many entries move just below each kink
+    rise = slope[..., :-1] * (kinks[..., :-1] - kinks[..., 1:])
+    total = torch.cat([torch.zeros_like(kinks[..., :1]), rise.cumsum(-1)], -1)  # the sum at each kink
+    at = (total < k).sum(-1, keepdim=True).clamp(1, 2 * n - 1)  # the first kink where the sum has reached k
+    above = kinks.gather(-1, at - 1)
+    moving = slope.gather(-1, at - 1).clamp_min(1.0)
+    tau = above - (k - total.gather(-1, at - 1)) / moving
+    z = (u - tau).clamp(0.0, 1.0)
+    # tau once more from the entries between 0 and 1 alone: free of the rounding of the sums
+    inside = (z > 0) & (z < 1)
+    count = inside.sum(-1, keepdim=True)
+    exact = (torch.where(inside, u, 0.0).sum(-1, keepdim=True) + (z >= 1).sum(-1, keepdim=True) - k) / count
+    z = torch.where(count > 0, (u - exact).clamp(0.0, 1.0), z.round())
+    return torch.where(missing, torch.nan, z)
+
+
+def _categorical(u: torch.Tensor, k: int) -> torch.Tensor:
+    """The c largest entries are 1, c the least with u_(c+1) <= tau_c = log sum_{i > c} exp u_(i) - log (k - c)."""
+    u, missing = finite(u, k)
+    if k == 0:
+        return torch.zeros_like(u)
+    ordered = u.sort(dim=-1, descending=True).values
+    tail = ordered.flip(-1).logcumsumexp(-1).flip(-1)[..., :k]  # of the entries from c + 1 on, c = 0 .. k - 1
+    taus = tail - torch.arange(k, 0, -1, dtype=u.dtype, device=u.device).log()
+    fits = ordered[..., :k] <= taus
+    fits[..., -1] = True  # u_(k) <= tau_(k-1), but for rounding
+    tau = taus.gather(-1, fits.to(torch.uint8).argmax(-1, keepdim=True))
+    return torch.where(missing, torch.nan, (u - tau).clamp_max(0.0).exp())
+
+
+def _binary(u: torch.Tensor, k: int) -> torch.Tensor:
+    u, missing = finite(u, k)
+    if k in (0, u.shape[-1]):
+        return torch.where(missing, torch.nan, torch.full_like(u, k > 0))
+    z = torch.sigmoid(u - binary_threshold(u, k))
+    # entries that -inf forbids leave exactly as many as needed: these are 1
+    return torch.where(missing, torch.nan, z)
+
+
+def binary_threshold(u: torch.Tensor, k: int, tolerance: float = 0.0) -> torch.Tensor:
+    """tau ``(*batch, 1)`` with sum sigmoid(u - tau) = k, 0 < k < n, u finite.
+
+    With the k largest entries "in" and the others "out" the condition is that as much is missing from the first as the
+    second have:  h(tau) = log sum_out sigmoid(u - tau) - log sum_in sigmoid(tau - u) = 0. h falls with a slope between
+    -2 and 0, is nearly straight where the two groups are far apart, and has no cancellation however far. The root is
+    between u_(k+1) - log k and u_(k) + log(n - k): there too much, or too little, is chosen. Newton's method, with
+    bisection where it leaves what is known to hold the root.
+    """
+    n = u.shape[-1]
+    largest, chosen = u.topk(k + 1, dim=-1)
+    low, high = largest[..., k:] - math.log(k), largest[..., k - 1 : k] + math.log(n - k)
+    sign = torch.ones_like(u).scatter_(-1, chosen[..., :k], -1.0)
+    groups = torch.stack([sign > 0, sign < 0], -1).to(u)  # out, in
+    tau = (low + high) / 2
+    tiny, eps = torch.finfo(u.dtype).tiny, torch.finfo(u.dtype).eps
+    for _ in range(NEWTON_STEPS):
+        side = torch.sigmoid(sign * (u - tau))  # what is there, or what is missing
+        sums = torch.stack([side, side * (1 - side)], -2) @ groups
+        both = sums[..., 0, :].clamp_min(tiny)  # if both are that small z is 0 and 1 to the last digit
+        h = (both[..., :1] / both[..., 1:]).log()
+        step = h / (sums[..., 1, :] / both).sum(-1, keepdim=True)
+        low, high = torch.where(h > 0, tau, low), torch.where(h > 0, high, tau)
+        newton, size = tau + step, 1 + tau.abs()
+        tau = torch.where((newton >= low) & (newton <= high), newton, (low + high) / 2)
+        done = (step.abs() <= tolerance + 64 * eps * size) | (high - low <= 4 * eps * size) | (h == 0)
+        if bool(done.all()):
+            break
+    return tau
+
+
+def finite(u: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """u with -inf replaced by a number so low that it is never chosen, and the rows with too few finite entries."""
+    forbidden = u == -torch.inf
+    if not bool(forbidden.any()):
+        return u, forbidden[..., :1]
+    missing = (~forbidden).sum(-1, keepdim=True) < k
+    greatest = u.amax(-1, keepdim=True).clamp_min(torch.finfo(u.dtype).min)
+    spread = (greatest - u).masked_fill(forbidden, 0.0).amax(-1, keepdim=True)
+    low = greatest - 3 * spread - 1e4 - 1e-3 * greatest.abs()  # by more than the rounding of the others
+    return torch.where(forbidden, low, u), missing
