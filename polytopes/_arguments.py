@@ -15,6 +15,11 @@ def require_size(name: str, value: int, least: int, most: int | None = None, why
         raise ValueError(f"{name}: at most {most}, got {value}{why}")
 
 
+def require_flag(name: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected True or False, got {value!r}")
+
+
 def require_edges(n: int, edges: Sequence[tuple[int, int]]) -> None:
     """Raise unless every edge joins two different nodes of 0..n-1."""
     if not isinstance(edges, list | tuple):

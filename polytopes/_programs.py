@@ -17,6 +17,16 @@ IMPOSSIBLE = -1e300
 Reduce = Callable[[torch.Tensor, int], torch.Tensor]
 
 
+def finite(u: torch.Tensor) -> torch.Tensor:
+    """u with IMPOSSIBLE for -inf."""
+    return u.clamp_min(IMPOSSIBLE)
+
+
+def possible(A: torch.Tensor) -> torch.Tensor:
+    """A log-partition of ``finite`` utilities, -inf where no structure is possible."""
+    return torch.where(A > IMPOSSIBLE / 2, A, -torch.inf)
+
+
 def maximum(x: torch.Tensor, dim: int) -> torch.Tensor:
     return x.max(dim).values
 

@@ -7,13 +7,19 @@ these inequalities describe the hull). By max-flow min-cut that is: for each k a
 
     conv Z = {z >= 0 : sum_i z[i, j] = 1 for j != 0,  z[., 0] = 0,  z[j, j] = 0,  unit flows f^k from 0 to k, f^k <= z}
 
-    argmax   Chu and Liu 1965, Edmonds 1967: best heads, contract the cycles, again; all instances at once.
-             O(n^2) per round of contractions, seldom more than a few rounds, at most n - 1
+With a single child of the root, sum_j z[0, j] = 1: that is a face of the hull, since every point has at least 1 there.
+A large enough malus on all arcs out of the root selects this face.
+
+    argmax              Chu and Liu 1965, Edmonds 1967: best heads, contract the cycles, again; all instances at once.
+                        O(n^2) per round of contractions, seldom more than a few rounds, at most n - 1
+    ExponentialFamily   z = E[z], p(z) ~ exp <u, z>: the directed matrix-tree theorem (Tutte 1948; Koo et al. 2007),
+                        O(n^3)
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -22,17 +28,20 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from cvxsst import polytope
-from polytopes._arguments import require_size
+from cvxsst import ExponentialFamily, polytope
+from polytopes import _laplacian
+from polytopes._arguments import require_flag, require_size
+from polytopes._programs import finite, possible
 from polytopes.spanning_tree import unit_flows
 
 
-@polytope(examples=[(4,), (1,), (3,)])
-def arborescence(n: int):
-    """The arborescences on n nodes rooted at node 0, which may have several children.
+@polytope(examples=[(4,), (1,), (3,), (4, True)])
+def arborescence(n: int, single_child: bool = False):
+    """The arborescences on n nodes rooted at node 0.
 
     Args:
         n: how many nodes, the root included, at least 1.
+        single_child: whether the root has exactly one child (if n > 1), as in dependency trees with one root word.
 
     Shape ``(n, n)``: z[i, j] = 1 where i is the head of j; column 0 and the diagonal are 0, whatever their utilities.
     The hull has about n^3 lifted columns.
@@ -47,6 +56,7 @@ def arborescence(n: int):
                 [0., 0., 0.]])
     """
     require_size("n", n, 1)
+    require_flag("single_child", single_child)
     z = cp.Variable((n, n))
     no_arc = np.eye(n)
     no_arc[:, 0] = 1
@@ -56,7 +66,8 @@ def arborescence(n: int):
     arcs = np.argwhere(no_arc == 0)
     capacity = _entries(arcs, n) @ cp.vec(z, order="C")
     flows = cp.Variable((n - 1, len(arcs)), nonneg=True)
-    return z, [*constraints, cp.sum(z, axis=0)[1:] == 1, *unit_flows(flows, capacity, arcs, n)]
+    constraints += [cp.sum(z, axis=0)[1:] == 1, *unit_flows(flows, capacity, arcs, n)]
+    return z, constraints + ([cp.sum(z[0]) == 1] if single_child else [])
 
 
 def _entries(arcs: np.ndarray, n: int) -> sp.csr_array:
@@ -65,10 +76,10 @@ def _entries(arcs: np.ndarray, n: int) -> sp.csr_array:
 
 
 @arborescence.structures
-def arborescences(n: int) -> Iterator[np.ndarray]:
+def arborescences(n: int, single_child: bool = False) -> Iterator[np.ndarray]:
     """All choices of heads from which following the heads leads to the root."""
     for heads in itertools.product(range(n), repeat=n - 1):
-        if reaches_root(heads):
+        if reaches_root(heads) and (not single_child or heads.count(0) <= 1):
             yield as_matrix(heads)
 
 
@@ -106,7 +117,29 @@ class Level(NamedTuple):
     head_of: torch.Tensor
 
 
+def root_malus(u: torch.Tensor) -> torch.Tensor:
+    """A malus ``(*batch, 1, 1)`` for the arcs out of the root, by which every tree with more than one of them loses.
+
+    Another head for all children of the root but one costs at most the spread of u for each. So a malus beyond that
+    outweighs it, by e^50 in weight. Where -inf forbids other heads, beyond all that a tree can gain.
+    """
+    n = u.shape[-1]
+    root = torch.arange(n, device=u.device)[:, None] == 0
+    no_arc = torch.eye(n, dtype=torch.bool, device=u.device) | root.mT
+    u = u.detach().masked_fill(no_arc, 0.0)
+    forbidden = u == -torch.inf
+    spread = u.masked_fill(~root, -torch.inf).amax((-2, -1)) - u.masked_fill(root, torch.inf).amin((-2, -1))
+    largest = u.masked_fill(forbidden, 0.0).abs().amax((-2, -1))
+    some = forbidden.flatten(-2).any(-1)
+    malus = 50 + torch.where(some, 2 * n * (largest + math.log(n)), spread.clamp_min(0.0) + math.log(n))
+    return malus[..., None, None] * root
+
+
 @arborescence.argmax
+def best_arborescence(w: torch.Tensor, n: int, single_child: bool = False) -> torch.Tensor:
+    return chu_liu_edmonds(w - root_malus(w) if single_child and w.numel() else w, n)
+
+
 def chu_liu_edmonds(w: torch.Tensor, n: int) -> torch.Tensor:
     """Contract cycles of best heads until none is left, then expand them in reverse order.
 
@@ -191,3 +224,26 @@ def _expand(head: torch.Tensor, alive: torch.Tensor, level: Level) -> tuple[torc
     expanded = expanded.scatter(1, spare, value)
     before = alive | level.on_cycle
     return expanded, before
+
+
+@arborescence.softmax(ExponentialFamily)
+def arc_probabilities(u: torch.Tensor, n: int, single_child: bool = False) -> torch.Tensor:
+    if not single_child or not u.numel():
+        return _laplacian.softmax(finite(u))
+    z = _laplacian.softmax(finite(u - root_malus(u)))
+    return z.where(has_one_child(z), torch.nan)
+
+
+def has_one_child(z: torch.Tensor) -> torch.Tensor:
+    """Whether -inf leaves a tree with one child of the root: else the malus is paid more than once."""
+    return z.detach()[..., :1, :].sum(-1, keepdim=True) < 1.5
+
+
+@arborescence.log_partition
+def matrix_tree(u: torch.Tensor, n: int, single_child: bool = False) -> torch.Tensor:
+    """A(u): log of the sum over all arborescences of exp <u, z>."""
+    if not single_child or not u.numel() or n == 1:
+        return possible(_laplacian.log_partition(finite(u)))
+    malus = root_malus(u)
+    A = possible(_laplacian.log_partition(finite(u - malus))) + malus[..., 0, 0]
+    return A.where(has_one_child(_laplacian.softmax(finite(u.detach() - malus)))[..., 0, 0], -torch.inf)

@@ -12,7 +12,8 @@ the flow into the states in which i is in, p_i the flow along the arcs between t
 (Martin, Rardin and Campbell 1990: dynamic programs as extended formulations). The inequalities p_i <= z_i,
 p_i <= z_{i+1}, p_i >= z_i + z_{i+1} - 1 with sum z = k would not do: they have fractional vertices.
 
-    argmax   the best path, by dynamic programming, O(nk)
+    argmax              the best path, by dynamic programming, O(nk)
+    ExponentialFamily   z = E[z], p(z) ~ exp <u, z>: the same program over sums, O(nk)
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import torch
 
 from cvxsst import polytope
 from polytopes._arguments import require_size
-from polytopes._programs import IMPOSSIBLE, Reduce, maximizer, maximum
+from polytopes._programs import IMPOSSIBLE, Reduce, finite, log_sum_exp, maximizer, maximum, possible
 
 
 @polytope(examples=[(5, 2), (4, 3), (1, 1), (3, 0)])
@@ -111,3 +112,9 @@ def chain(u: torch.Tensor, n: int, k: int, reduce: Reduce) -> torch.Tensor:
         entered = reduce(pairs, -1) + unary[..., i, :]
         out, taken = reduce(torch.stack([out, taken], -1), -1), torch.cat([none, entered], -1)
     return reduce(torch.stack([out[..., k], taken[..., k]], -1), -1)
+
+
+@correlated_k_subset.log_partition
+def log_sum_of_chains(u: torch.Tensor, n: int, k: int) -> torch.Tensor:
+    """A(u): log of the sum over Z of exp <u, z>."""
+    return possible(chain(finite(u), n, k, log_sum_exp))

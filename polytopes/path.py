@@ -6,7 +6,8 @@
 *Why.* The incidence matrix of a directed graph is totally unimodular, so the vertices are integral unit flows; without
 cycles those are paths (Ahuja, Magnanti and Orlin 1993, section 11.12).
 
-    argmax   longest path in topological order, O(n + E)
+    argmax              longest path in topological order, O(n + E)
+    ExponentialFamily   z = E[z], p(z) ~ exp <u, z>: the same recursion over sums (forward-backward), O(n + E)
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 
 from cvxsst import polytope
 from polytopes._arguments import require_edges, require_size
-from polytopes._programs import Reduce, maximizer, maximum
+from polytopes._programs import Reduce, finite, log_sum_exp, maximizer, maximum, possible
 
 DIAMOND = ((0, 1), (0, 2), (1, 2), (1, 3), (2, 3))
 
@@ -98,3 +99,9 @@ def forward(u: torch.Tensor, n: int, edges: Sequence[tuple[int, int]], reduce: R
         arriving = [a[i] + u[..., e] for e, (i, j) in enumerate(edges) if j == node and i in a]
         a[node] = reduce(torch.stack(arriving, -1), -1)
     return a[n - 1]
+
+
+@path.log_partition
+def log_sum_of_paths(u: torch.Tensor, n: int, edges: Sequence[tuple[int, int]]) -> torch.Tensor:
+    """A(u): log of the sum over the paths of exp <u, z>."""
+    return possible(forward(finite(u), n, edges, log_sum_exp))

@@ -11,7 +11,8 @@ from 0 to k within the tree: a unit flow f^k below the arcs y.
 y sends at least 1 into every set of nodes without 0, which with sum y = n - 1 describes the arborescences rooted at 0
 (Edmonds 1967). One flow of n - 1 units instead of n - 1 flows of one is valid too, but has fractional vertices.
 
-    argmax   maximum spanning tree by Prim's algorithm, O(n^2) per instance, all instances at once
+    argmax              maximum spanning tree by Prim's algorithm, O(n^2) per instance, all instances at once
+    ExponentialFamily   z = E[z], p(z) ~ exp <u, z>: Kirchhoff's matrix-tree theorem, O(n^3)
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ import scipy.sparse as sp
 import torch
 from scipy.sparse.csgraph import connected_components
 
-from cvxsst import polytope
+from cvxsst import ExponentialFamily, polytope
+from polytopes import _laplacian
 from polytopes._arguments import require_edges, require_size
+from polytopes._programs import IMPOSSIBLE, finite, possible
 
 Edges = Sequence[tuple[int, int]]
 SQUARE_WITH_A_TAIL = ((2, 0), (0, 1), (1, 3), (3, 2), (3, 4))
@@ -132,3 +135,25 @@ def prim(w: torch.Tensor, n: int, edges: Edges | None = None) -> torch.Tensor:
         best = torch.where(better, weight[instance, node], best)
         tail = torch.where(better, node[:, None], tail)
     return z.reshape(w.shape)
+
+
+def _both_ways(u: torch.Tensor, n: int, ends: torch.Tensor) -> torch.Tensor:
+    """u ``(*batch, n, n)`` of the arcs: a tree is an arborescence rooted at 0 in exactly one way."""
+    i, j = ends
+    arcs = u.new_full((*u.shape[:-1], n * n), IMPOSSIBLE)
+    places = torch.cat([i * n + j, j * n + i]).expand(*u.shape[:-1], -1)
+    return arcs.scatter(-1, places, finite(torch.cat([u, u], -1))).unflatten(-1, (n, n))
+
+
+@spanning_tree.softmax(ExponentialFamily)
+def edge_probabilities(u: torch.Tensor, n: int, edges: Edges | None = None) -> torch.Tensor:
+    ends = torch.from_numpy(_ends(n, edges).T.copy()).to(u.device)
+    z = _laplacian.softmax(_both_ways(u, n, ends))
+    return z[..., ends[0], ends[1]] + z[..., ends[1], ends[0]]
+
+
+@spanning_tree.log_partition
+def kirchhoff(u: torch.Tensor, n: int, edges: Edges | None = None) -> torch.Tensor:
+    """A(u): log of the sum over all spanning trees of exp <u, z>."""
+    ends = torch.from_numpy(_ends(n, edges).T.copy()).to(u.device)
+    return possible(_laplacian.log_partition(_both_ways(u, n, ends)))

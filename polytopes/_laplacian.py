@@ -1,0 +1,189 @@
+"""The matrix-tree theorem without subtractions: sums over all arborescences rooted at node 0.
+
+    A(u) = log sum over arborescences z of exp <u, z> = log det L,     L: the Laplacian of exp u without the root
+                                                                       (Tutte 1948; undirected: Kirchhoff 1847)
+
+Gaussian elimination loses everything where the weights span many orders of magnitude: the diagonal of L is a sum of
+weights, the pivots are what subtraction leaves of it. But the Schur complement of a Laplacian is a Laplacian again. So
+only the weights w need to be carried along, and all operations are on positive numbers (Grassmann, Taksar and Heyman
+1985; in electrical terms the star-mesh transform):
+
+    eliminate k = n-1, ..., 1:      s_k = sum_i w_ik,   p_i = w_ik / s_k,   w_ij += p_i w_kj     (i, j < k)      (1)
+
+    A = sum_k log s_k
+
+The derivative R = dA / dw, by which z = w R, is found on the way back:
+
+    R_kj = sum_i p_i R_ij,      R_ik = (1 + sum_j (R_ij - R_kj) w_kj) / s_k                                      (2)
+
+in which errors stay in proportion to 1 / w, hence small in z. Each is n steps of O(n^2) for all instances at once.
+Weights that underflow are done once more with logarithms in place of weights; weights of much the same size need none of
+this and go by the inverse of L.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from cvxsst.arguments import holds
+from polytopes._programs import IMPOSSIBLE
+
+TAME = 8.0  # weights within e^8 of the largest into each node: the Laplacian may be inverted as it is
+LEAST = 1e-280  # a smaller sum of weights may have lost a part by underflow
+
+
+def log_partition(u: torch.Tensor) -> torch.Tensor:
+    """A(u) for u ``(*batch, n, n)``, u[i, j] for the arc from i to j; IMPOSSIBLE where there is none. By (1) in logs."""
+    n = u.shape[-1]
+    A = u.new_zeros(u.shape[:-2])
+    for k in range(n - 1, 0, -1):
+        column, row = u[..., :k, k], u[..., k, :k]
+        log_s = column.logsumexp(-1)
+        A = A + log_s
+        u = torch.logaddexp(u[..., :k, :k], (column - log_s[..., None])[..., :, None] + row[..., None, :])
+    return A
+
+
+def softmax(u: torch.Tensor) -> torch.Tensor:
+    """z = grad A(u) for u ``(*batch, n, n)`` as in ``log_partition``; diagonal and column 0 are 0.
+
+    NaN where the arcs that are possible leave no arborescence.
+    """
+    n = u.shape[-1]
+    outside = torch.eye(n, dtype=torch.bool, device=u.device)
+    outside[:, 0] = True
+    if n == 1:
+        return u.masked_fill(outside, 0.0)  # no arc at all
+    flat = u.reshape(-1, n, n).masked_fill(outside, IMPOSSIBLE)
+    # z does not change when all arcs into a node get the same bonus
+    flat = flat - flat.amax(-2, keepdim=True).detach().clamp_min(IMPOSSIBLE / 2)
+    tame = holds(flat.masked_fill(outside, 0.0).amin() >= -TAME) if flat.numel() else False
+    return (_by_inverse(flat) if tame else _Marginals.apply(flat)[0]).reshape(u.shape)
+
+
+def _by_inverse(u: torch.Tensor) -> torch.Tensor:
+    """R_ij = M_jj - M_ji, M the inverse of L (and 0 for the root): for weights that do not differ much."""
+    w = u.exp()
+    M = torch.linalg.inv(torch.diag_embed(w[:, :, 1:].sum(1)) - w[:, 1:, 1:])
+    R = M.diagonal(dim1=1, dim2=2)[:, None, :] - torch.nn.functional.pad(M.mT, (0, 0, 1, 0))
+    return w * torch.nn.functional.pad(R, (1, 0))
+
+
+class _Marginals(torch.autograd.Function):
+    """u ``(B, n, n)`` to z."""
+
+    @staticmethod
+    def forward(u: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        w = u.exp()
+        e = Elimination.of(w)
+        z = w * e.R
+        bad = ~torch.isfinite(z).flatten(1).all(1)
+        if bool(bad.any()):
+            z[bad] = _in_logs(u[bad])
+        return z, *e
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*inputs, *output[1:])
+        ctx.save_for_forward(*inputs, *output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        u, *e = ctx.saved_tensors
+        return _times_covariance(u, Elimination(*e), g)
+
+    @staticmethod
+    def jvp(ctx: Any, du: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        u, *e = ctx.saved_tensors
+        return _times_covariance(u, Elimination(*e), du), *[None] * len(e)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, u: torch.Tensor) -> tuple[tuple, tuple]:
+        parts = _Marginals.apply(u.movedim(in_dims[0], 0).flatten(0, 1))
+        return tuple(part.unflatten(0, (info.batch_size, -1)) for part in parts), (0,) * len(parts)
+
+
+def _times_covariance(u: torch.Tensor, e: Elimination, g: torch.Tensor) -> torch.Tensor:
+    """J g, J the derivative of z; itself differentiable, by way of the logarithms, where autograd asks for it."""
+    if torch.is_grad_enabled():
+        return _in_logs(u, g)
+    Jg = e.derivative(u.exp(), g)
+    bad = ~torch.isfinite(Jg).flatten(1).all(1)
+    if bool(bad.any()):
+        Jg[bad] = _in_logs(u[bad], g[bad])
+    return Jg
+
+
+def _in_logs(u: torch.Tensor, g: torch.Tensor | None = None) -> torch.Tensor:
+    """z, or J g, as derivatives of A by autograd."""
+    differentiable = torch.is_grad_enabled()
+    with torch.enable_grad():
+        leaf = u if u.requires_grad else u.detach().requires_grad_()
+        A = log_partition(leaf)
+        (z,) = torch.autograd.grad(A.sum(), leaf, create_graph=differentiable or g is not None)
+        z = torch.where(A[:, None, None] > IMPOSSIBLE / 2, z, torch.nan)
+        if g is None:
+            return z
+        (Jg,) = torch.autograd.grad(z, leaf, g, create_graph=differentiable)
+    return Jg
+
+
+class Elimination(NamedTuple):
+    """(1) and (2) carried out: s ``(B, n)``, R ``(B, n, n)``, and in one matrix ``(B, n, n)`` the p as columns (above
+    the diagonal) and the w_kj as rows (below it)."""
+
+    s: torch.Tensor
+    p_and_w: torch.Tensor
+    R: torch.Tensor
+
+    @staticmethod
+    def of(w: torch.Tensor) -> Elimination:
+        w, n = w.clone(), w.shape[-1]
+        sums = w.new_zeros(w.shape[:2])
+        for k in range(n - 1, 0, -1):
+            s = w[:, :k, k].sum(1, keepdim=True)
+            sums[:, k : k + 1] = torch.where(s > LEAST, s, torch.nan)
+            w[:, :k, k] /= sums[:, k : k + 1]
+            w[:, :k, :k].addcmul_(w[:, :k, k, None], w[:, k, None, :k])
+        R = torch.zeros_like(w)
+        for k in range(1, n):
+            p, row, inner = w[:, :k, k], w[:, k, :k], R[:, :k, :k]
+            q = (p[:, None, :] @ inner)[:, 0]
+            q[:, 0] = 0  # no arc into the root
+            R[:, k, :k] = q
+            R[:, :k, k] = (1 + _times(inner, row) - _dot(q, row)) / sums[:, k : k + 1]
+        return Elimination(sums, w, R)
+
+    def derivative(self, w: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+        """J g: the tangents of (1) and (2) along dw = w g, in the same places."""
+        n = w.shape[-1]
+        dw, ds = w * g, torch.zeros_like(self.s)
+        for k in range(n - 1, 0, -1):
+            s, p, row = self._step(k)
+            ds[:, k] = dw[:, :k, k].sum(1)
+            dw[:, :k, k] = (dw[:, :k, k] - p * ds[:, k : k + 1]) / s
+            dw[:, :k, :k].addcmul_(dw[:, :k, k, None], row[:, None, :]).addcmul_(p[:, :, None], dw[:, k, None, :k])
+        dR = torch.zeros_like(w)
+        for k in range(1, n):
+            (s, p, row), dp, drow = self._step(k), dw[:, :k, k], dw[:, k, :k]
+            R, q, inner = self.R[:, :k, :k], self.R[:, k, :k], dR[:, :k, :k]
+            dq = (dp[:, None, :] @ R + p[:, None, :] @ inner)[:, 0]
+            dq[:, 0] = 0
+            dR[:, k, :k] = dq
+            moved = _times(inner, row) + _times(R, drow) - _dot(dq, row) - _dot(q, drow)
+            dR[:, :k, k] = (moved - self.R[:, :k, k] * ds[:, k : k + 1]) / s
+        return w * self.R * g + w * dR
+
+    def _step(self, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return self.s[:, k : k + 1], self.p_and_w[:, :k, k], self.p_and_w[:, k, :k]
+
+
+def _times(M: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return (M @ v[:, :, None])[:, :, 0]
+
+
+def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return (a * b).sum(1, keepdim=True)
