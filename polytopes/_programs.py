@@ -8,6 +8,7 @@ maximizer also at ties: no back-pointers are kept.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -35,11 +36,39 @@ def log_sum_exp(x: torch.Tensor, dim: int) -> torch.Tensor:
     return torch.logsumexp(x, dim)
 
 
-def maximizer(value: Callable[[torch.Tensor], torch.Tensor], w: torch.Tensor) -> torch.Tensor:
-    """The gradient of a best value ``(*batch,)`` with respect to w."""
+class _Expected(torch.autograd.Function):
+    """sum softmax(x) x over the last dimension, with the derivative of the best candidate made soft: softmax(x)."""
+
+    @staticmethod
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        return (x.softmax(-1) * x).sum(-1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> torch.Tensor:
+        (x,) = ctx.saved_tensors
+        return x.softmax(-1) * g[..., None]
+
+
+def expected(x: torch.Tensor, dim: int) -> torch.Tensor:
+    """The mean of the candidates in the proportions softmax(x), which are also what it passes on as its derivative.
+
+    So the "maximizer" is the flow of one unit down the program, divided in these proportions at each choice.
+    """
+    return _Expected.apply(x.movedim(dim, -1))
+
+
+def maximizer(
+    value: Callable[[torch.Tensor], torch.Tensor], w: torch.Tensor, differentiable: bool = False
+) -> torch.Tensor:
+    """The gradient of a best value ``(*batch,)`` with respect to w; ``differentiable``: itself connected to w."""
     with torch.inference_mode(False), torch.enable_grad():
-        leaf = w.detach().clone().requires_grad_()  # a copy: an inference tensor cannot require a gradient
+        # a copy: an inference tensor cannot require a gradient
+        leaf = w if differentiable and w.requires_grad else w.detach().clone().requires_grad_()
         best = value(leaf).sum()
         if not best.requires_grad:  # a single structure, whatever w
             return torch.zeros_like(w)
-        return torch.autograd.grad(best, leaf)[0]
+        return torch.autograd.grad(best, leaf, create_graph=differentiable and w.requires_grad)[0]

@@ -14,7 +14,10 @@ larger items, inflow of C[0 -> n-1] = 1, are the hull of these hyperpaths (Marti
 
     conv Z = {z : z[h, m] = the inflow of I[h -> m], f a unit hyperflow},     O(n^3) lifted columns
 
-    argmax   Eisner's algorithm, O(n^3), all spans of a width and all instances at once
+    argmax              Eisner's algorithm, O(n^3), all spans of a width and all instances at once
+    ExponentialFamily   z = E[z], p(z) ~ exp <u, z>: the same program over sums (inside-outside), O(n^3)
+
+``corro_titov`` is another relaxation of the same argmax, and no softmax in the sense of this library.
 """
 
 from __future__ import annotations
@@ -26,24 +29,26 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from cvxsst import polytope
-from polytopes._arguments import require_size
-from polytopes._programs import IMPOSSIBLE, Reduce, maximizer, maximum
-from polytopes.arborescence import arborescences
+from cvxsst import ExponentialFamily, polytope
+from polytopes import _spans
+from polytopes._arguments import require_flag, require_size
+from polytopes._programs import IMPOSSIBLE, Reduce, expected, finite, log_sum_exp, maximizer, possible
+from polytopes.arborescence import arborescences, has_one_child, root_malus
 
 Item = tuple[str, int, int]  # ("C" or "I", head, end): to the right of the head if head < end
 Rule = tuple[Item, Item, Item]  # the whole, its left part, its right part
 
 
-@polytope(examples=[(4,), (1,), (3,)])
-def projective_tree(n: int):
+@polytope(examples=[(4,), (1,), (3,), (4, True)])
+def projective_tree(n: int, single_child: bool = False):
     """The projective arborescences on the nodes 0..n-1 in this order, rooted at node 0.
 
     Args:
         n: how many nodes, the root included, at least 1.
+        single_child: whether the root has exactly one child (if n > 1); a face of the hull, as in ``arborescence``.
 
     Shape ``(n, n)``: z[i, j] = 1 where i is the head of j; column 0 and the diagonal are 0, whatever their utilities.
-    The root may have several children. The hull has O(n^3) lifted columns.
+    The hull has O(n^3) lifted columns.
 
     Example:
         >>> import torch, cvxsst
@@ -54,6 +59,7 @@ def projective_tree(n: int):
         1
     """
     require_size("n", n, 1)
+    require_flag("single_child", single_child)
     z = cp.Variable((n, n))
     if n == 1:
         return z, [z == 0]
@@ -71,7 +77,8 @@ def projective_tree(n: int):
     demand = np.zeros(len(items))
     demand[row["C", 0, n - 1]] = 1
     flow = cp.Variable(len(rules), nonneg=True)
-    return z, [cp.vec(z, order="C") == entries.tocsr() @ flow, balance.tocsr() @ flow == demand]
+    constraints = [cp.vec(z, order="C") == entries.tocsr() @ flow, balance.tocsr() @ flow == demand]
+    return z, constraints + ([cp.sum(z[0]) == 1] if single_child else [])
 
 
 def _rules(n: int) -> list[Rule]:
@@ -101,9 +108,9 @@ def _parts(item: Item) -> list[tuple[Item, Item]]:
 
 
 @projective_tree.structures
-def projective_trees(n: int) -> Iterator[np.ndarray]:
+def projective_trees(n: int, single_child: bool = False) -> Iterator[np.ndarray]:
     """The arborescences that are projective by definition."""
-    for z in arborescences(n):
+    for z in arborescences(n, single_child):
         head = z.argmax(0)
         if all(_governs(head, head[m], between) for m in range(1, n) for between in _between(head[m], m)):
             yield z
@@ -120,15 +127,73 @@ def _governs(head: np.ndarray, ancestor: int, node: int) -> bool:
 
 
 @projective_tree.argmax
-def eisner(w: torch.Tensor, n: int) -> torch.Tensor:
-    return maximizer(lambda u: inside(u, n, maximum), w)
+def eisner(w: torch.Tensor, n: int, single_child: bool = False) -> torch.Tensor:
+    if n == 1 or not w.numel():
+        return torch.zeros_like(w)
+    w = w - root_malus(w) if single_child else w
+    _, weights = _spans.inside(w.reshape(-1, n, n).permute(1, 2, 0).contiguous(), _spans.maximum)
+    z, _ = _spans.outside(weights)
+    return z.permute(2, 0, 1).reshape(w.shape)
+
+
+@projective_tree.softmax(ExponentialFamily)
+def arc_probabilities(u: torch.Tensor, n: int, single_child: bool = False) -> torch.Tensor:
+    if n == 1 or not u.numel():
+        return torch.zeros_like(u) * u.nan_to_num()
+    lowered = finite(u - root_malus(u) if single_child else u).reshape(-1, n, n)
+    z = _spans.Marginals.apply(lowered, lambda v: inside(v, n, log_sum_exp))[0].reshape(u.shape)
+    if single_child:
+        z = z.where(has_one_child(z), torch.nan)
+    if not bool((u == -torch.inf).any()):
+        return z
+    return z.where((z.detach() * finite(u)).sum((-2, -1), keepdim=True) > IMPOSSIBLE / 2, torch.nan)
+
+
+@projective_tree.log_partition
+def inside_algorithm(u: torch.Tensor, n: int, single_child: bool = False) -> torch.Tensor:
+    """A(u): log of the sum over the projective trees of exp <u, z>."""
+    if not single_child or not u.numel() or n == 1:
+        return possible(inside(finite(u), n, log_sum_exp))
+    malus = root_malus(u)
+    A = possible(inside(finite(u - malus), n, log_sum_exp)) + malus[..., 0, 0]
+    one_child = arc_probabilities(u.detach(), n, True).isfinite().flatten(-2).all(-1)
+    return A.where(one_child, -torch.inf)
+
+
+def corro_titov(u: torch.Tensor) -> torch.Tensor:
+    """Eisner's algorithm with every local argmax replaced by a softmax (Corro and Titov 2019, "Differentiable
+    Perturb-and-Parse").
+
+    Args:
+        u: utilities divided by the temperature, ``(*batch, n, n)``; u[i, j] for the arc i -> j, -inf forbids it.
+
+    Returns:
+        ``(*batch, n, n)``, differentiable: the fractions of the arcs when each item is built from its candidates in the
+        proportions softmax(their values), its value being their mean in these proportions. Column sums are 1, and z
+        lies in conv Z; as the temperature falls z tends to the best tree.
+
+    This is *not* a stochastic softmax trick: z is not the maximizer of <u, z> - f(z) for a convex f, its Jacobian is not
+    symmetric, and a certificate does not apply. O(n^3).
+
+    Example:
+        >>> import torch
+        >>> from polytopes.projective_tree import corro_titov
+        >>> corro_titov(torch.zeros(3, 3))
+        tensor([[0.0000, 0.7500, 0.7500],
+                [0.0000, 0.0000, 0.2500],
+                [0.0000, 0.2500, 0.0000]])
+    """
+    n = u.shape[-1]
+    if u.dim() < 2 or u.shape[-2] != n or n < 1:
+        raise ValueError(f"u: expected square matrices (*batch, n, n), got the shape {tuple(u.shape)}")
+    return maximizer(lambda v: inside(finite(v), n, expected), u, differentiable=True)
 
 
 def inside(u: torch.Tensor, n: int, reduce: Reduce) -> torch.Tensor:
-    """The sum (in the sense of ``reduce``) of <u, z> over the projective trees.
+    """The sum (in the sense of ``reduce``) of <u, z> over the projective trees, in operations that autograd can follow.
 
     ``right[k][..., s]`` is the complete span from head s to s + k, ``left[k][..., s]`` that from head s + k back to s;
-    ``to_right``, ``to_left`` the incomplete ones. All spans of one width at once.
+    ``to_right``, ``to_left`` the incomplete ones. All spans of one width at once. Arcs into the root are in no tree.
     """
     nothing = u.new_zeros((*u.shape[:-2], n))
     right, left = [nothing], [nothing]
@@ -138,9 +203,7 @@ def inside(u: torch.Tensor, n: int, reduce: Reduce) -> torch.Tensor:
         halves = [right[a][..., :starts] + left[k - 1 - a][..., a + 1 : a + 1 + starts] for a in range(k)]
         between = reduce(torch.stack(halves, -1), -1)
         to_right.append(between + u.diagonal(k, -2, -1))
-        backward = between + u.diagonal(-k, -2, -1)
-        no_head_for_root = torch.arange(starts, device=u.device) == 0
-        to_left.append(backward.masked_fill(no_head_for_root, IMPOSSIBLE))
+        to_left.append(between + u.diagonal(-k, -2, -1))
         onward = [to_right[a][..., :starts] + right[k - a][..., a : a + starts] for a in range(1, k + 1)]
         right.append(reduce(torch.stack(onward, -1), -1))
         back = [left[a][..., :starts] + to_left[k - a][..., a : a + starts] for a in range(k)]
