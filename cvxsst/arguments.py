@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from cvxsst.errors import ArgumentTypeError
 from cvxsst.regularizers import Regularizer, checked_regularizer
+
+R = TypeVar("R")
 
 if TYPE_CHECKING:
     from cvxsst.polytope import Polytope
@@ -114,6 +116,14 @@ def holds(mask: torch.Tensor) -> bool:
     """Whether any entry is True, also under ``torch.func`` transforms."""
     found: list[bool] = []
     inspect(mask.to(torch.uint8), lambda m: found.append(bool(m.any())))
+    return found[0]
+
+
+def plainly(compute: Callable[[], R]) -> R:
+    """``compute()``, for what is kept for later calls: outside inference mode and ``torch.func`` transforms."""
+    found: list[R] = []
+    with torch.inference_mode(False), torch.no_grad():
+        inspect(torch.zeros(()), lambda _: found.append(compute()))
     return found[0]
 
 

@@ -22,6 +22,7 @@ import cvxpy as cp
 import numpy as np
 import torch
 
+from cvxsst.arguments import plainly
 from cvxsst.canonical import StandardForm, brief, canonicalize
 from cvxsst.errors import ArgumentTypeError, EmptyPolytopeError, UnboundedPolytopeError, some
 from cvxsst.presolve import Presolved, is_feasible, presolve, presolve_feasible
@@ -117,15 +118,17 @@ class Polytope:
         """The least and the greatest value of each entry of z: by the family's oracle, else by linear programs."""
         if self.family is None or self.family.argmax_oracle is None:
             return self.presolved.bounds
-        lower, upper = np.empty(self.size), np.empty(self.size)
-        with torch.no_grad():
-            for entries in torch.arange(self.size).split(ORACLE_CALLS):
-                direction = torch.zeros(len(entries), self.size, dtype=torch.float64)
-                direction[torch.arange(len(entries)), entries] = 1.0
-                for bound, sign in ((upper, 1.0), (lower, -1.0)):
-                    z = self.family.argmax_oracle((sign * direction).reshape(-1, *self.shape), **self.arguments)
-                    bound[entries.numpy()] = (direction * z.reshape(direction.shape)).sum(1).numpy()
-        return lower, upper
+        oracle, arguments = self.family.argmax_oracle, self.arguments
+
+        def furthest(sign: float) -> np.ndarray:
+            found = []
+            for entries in np.split(np.eye(self.size), range(ORACLE_CALLS, self.size, ORACLE_CALLS)):
+                direction = torch.from_numpy(sign * entries)
+                z = oracle(direction.reshape(-1, *self.shape), **arguments).reshape(direction.shape)
+                found.append((direction * z).sum(1).numpy())
+            return sign * np.concatenate(found)
+
+        return plainly(lambda: (furthest(-1.0), furthest(1.0)))
 
     def restricted(self, forbidden: tuple[int, ...]) -> Presolved:
         """The face on which the entries of z with these (row by row) indices are 0; the others are its z.

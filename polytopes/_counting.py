@@ -96,7 +96,7 @@ class Spectrum(NamedTuple):
     p: torch.Tensor
     probability: torch.Tensor
     omega: torch.Tensor
-    over_D: torch.Tensor
+    inverse: torch.Tensor
     e: torch.Tensor
 
 
@@ -145,19 +145,19 @@ def marginals(s: Spectrum) -> torch.Tensor:
 
 def _mean(s: Spectrum, omega: torch.Tensor) -> torch.Tensor:
     """Re sum_m omega_m r_mi, with r = p (p + (1 - p) e) / D."""
-    constant, turning = (s.over_D @ _real(omega, omega * s.e)).unbind(-1)
+    constant, turning = (s.inverse @ _real(omega, omega * s.e)).unbind(-1)
     return s.p * (s.p * constant + (1 - s.p) * turning)
 
 
 def times_covariance(s: Spectrum, g: torch.Tensor) -> torch.Tensor:
     """J g."""
     p, q = s.p, 1 - s.p
-    constant, turning = (torch.stack([g * p * p, g * p * q], -2) @ s.over_D).unbind(-2)
+    constant, turning = (torch.stack([g * p * p, g * p * q], -2) @ s.inverse).unbind(-2)
     R = constant + s.e * turning  # sum_j r_mj g_j
     mean = (s.omega * R).real.sum(-1, keepdim=True)  # <z, g>
     # r (1 - r) = p (1 - p) e conj(c)^2 / D^2, and conj(c) = 1 + p (conj(e) - 1)
     columns = _real(s.omega * s.e, 2 * s.omega * (1 - s.e), s.omega * (2 * s.e.real - 2))
-    zeroth, first, second = (s.over_D.square() @ columns).unbind(-1)
+    zeroth, first, second = (s.inverse.square() @ columns).unbind(-1)
     return p * q * (zeroth + p * (first + p * second)) * g + _mean(s, s.omega * (R - mean))
 
 

@@ -17,8 +17,8 @@ The derivative R = dA / dw, by which z = w R, is found on the way back:
     R_kj = sum_i p_i R_ij,      R_ik = (1 + sum_j (R_ij - R_kj) w_kj) / s_k                                      (2)
 
 in which errors stay in proportion to 1 / w, hence small in z. Each is n steps of O(n^2) for all instances at once.
-Weights that underflow are done once more with logarithms in place of weights; weights of much the same size need none of
-this and go by the inverse of L.
+Weights that underflow are done once more with logarithms in place of weights; weights of much the same size need none
+of this and go by the inverse of L.
 """
 
 from __future__ import annotations
@@ -28,21 +28,22 @@ from typing import Any, NamedTuple
 import torch
 
 from cvxsst.arguments import holds
-from polytopes._programs import IMPOSSIBLE
+from polytopes._programs import IMPOSSIBLE, gradient, times_hessian
 
 TAME = 8.0  # weights within e^8 of the largest into each node: the Laplacian may be inverted as it is
 LEAST = 1e-280  # a smaller sum of weights may have lost a part by underflow
 
 
 def log_partition(u: torch.Tensor) -> torch.Tensor:
-    """A(u) for u ``(*batch, n, n)``, u[i, j] for the arc from i to j; IMPOSSIBLE where there is none. By (1) in logs."""
+    """A(u) for u ``(*batch, n, n)``, u[i, j] for the arc from i to j, IMPOSSIBLE where there is none: (1) in logs."""
     n = u.shape[-1]
     A = u.new_zeros(u.shape[:-2])
     for k in range(n - 1, 0, -1):
         column, row = u[..., :k, k], u[..., k, :k]
         log_s = column.logsumexp(-1)
         A = A + log_s
-        u = torch.logaddexp(u[..., :k, :k], (column - log_s[..., None])[..., :, None] + row[..., None, :])
+        through_k = (column - log_s[..., None])[..., :, None] + row[..., None, :]
+        u = torch.stack([u[..., :k, :k], through_k]).logsumexp(0)  # logaddexp has no second derivative at IMPOSSIBLE
     return A
 
 
@@ -109,26 +110,17 @@ class _Marginals(torch.autograd.Function):
 def _times_covariance(u: torch.Tensor, e: Elimination, g: torch.Tensor) -> torch.Tensor:
     """J g, J the derivative of z; itself differentiable, by way of the logarithms, where autograd asks for it."""
     if torch.is_grad_enabled():
-        return _in_logs(u, g)
+        return times_hessian(log_partition, u, g)
     Jg = e.derivative(u.exp(), g)
     bad = ~torch.isfinite(Jg).flatten(1).all(1)
     if bool(bad.any()):
-        Jg[bad] = _in_logs(u[bad], g[bad])
+        Jg[bad] = times_hessian(log_partition, u[bad], g[bad])
     return Jg
 
 
-def _in_logs(u: torch.Tensor, g: torch.Tensor | None = None) -> torch.Tensor:
-    """z, or J g, as derivatives of A by autograd."""
-    differentiable = torch.is_grad_enabled()
-    with torch.enable_grad():
-        leaf = u if u.requires_grad else u.detach().requires_grad_()
-        A = log_partition(leaf)
-        (z,) = torch.autograd.grad(A.sum(), leaf, create_graph=differentiable or g is not None)
-        z = torch.where(A[:, None, None] > IMPOSSIBLE / 2, z, torch.nan)
-        if g is None:
-            return z
-        (Jg,) = torch.autograd.grad(z, leaf, g, create_graph=differentiable)
-    return Jg
+def _in_logs(u: torch.Tensor) -> torch.Tensor:
+    possible = log_partition(u) > IMPOSSIBLE / 2
+    return gradient(log_partition, u).where(possible[:, None, None], torch.nan)
 
 
 class Elimination(NamedTuple):

@@ -8,7 +8,6 @@ maximizer also at ties: no back-pointers are kept.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -19,8 +18,8 @@ Reduce = Callable[[torch.Tensor, int], torch.Tensor]
 
 
 def finite(u: torch.Tensor) -> torch.Tensor:
-    """u with IMPOSSIBLE for -inf."""
-    return u.clamp_min(IMPOSSIBLE)
+    """u in float64, with IMPOSSIBLE for -inf."""
+    return u.double().clamp_min(IMPOSSIBLE)
 
 
 def possible(A: torch.Tensor) -> torch.Tensor:
@@ -36,39 +35,23 @@ def log_sum_exp(x: torch.Tensor, dim: int) -> torch.Tensor:
     return torch.logsumexp(x, dim)
 
 
-class _Expected(torch.autograd.Function):
-    """sum softmax(x) x over the last dimension, with the derivative of the best candidate made soft: softmax(x)."""
-
-    @staticmethod
-    def forward(x: torch.Tensor) -> torch.Tensor:
-        return (x.softmax(-1) * x).sum(-1)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, g: torch.Tensor) -> torch.Tensor:
-        (x,) = ctx.saved_tensors
-        return x.softmax(-1) * g[..., None]
-
-
-def expected(x: torch.Tensor, dim: int) -> torch.Tensor:
-    """The mean of the candidates in the proportions softmax(x), which are also what it passes on as its derivative.
-
-    So the "maximizer" is the flow of one unit down the program, divided in these proportions at each choice.
-    """
-    return _Expected.apply(x.movedim(dim, -1))
-
-
-def maximizer(
-    value: Callable[[torch.Tensor], torch.Tensor], w: torch.Tensor, differentiable: bool = False
-) -> torch.Tensor:
-    """The gradient of a best value ``(*batch,)`` with respect to w; ``differentiable``: itself connected to w."""
+def maximizer(value: Callable[[torch.Tensor], torch.Tensor], w: torch.Tensor) -> torch.Tensor:
+    """The gradient of a best value ``(*batch,)`` with respect to w."""
     with torch.inference_mode(False), torch.enable_grad():
-        # a copy: an inference tensor cannot require a gradient
-        leaf = w if differentiable and w.requires_grad else w.detach().clone().requires_grad_()
+        leaf = w.detach().clone().requires_grad_()  # a copy: an inference tensor cannot require a gradient
         best = value(leaf).sum()
         if not best.requires_grad:  # a single structure, whatever w
             return torch.zeros_like(w)
-        return torch.autograd.grad(best, leaf, create_graph=differentiable and w.requires_grad)[0]
+        return torch.autograd.grad(best, leaf)[0]
+
+
+def gradient(value: Callable[[torch.Tensor], torch.Tensor], u: torch.Tensor) -> torch.Tensor:
+    """The gradient of the sum of ``value``, differentiable by autograd and under ``torch.func`` transforms."""
+    with torch.enable_grad():
+        return torch.func.grad(lambda v: value(v).sum())(u)
+
+
+def times_hessian(value: Callable[[torch.Tensor], torch.Tensor], u: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    """The derivative of ``gradient`` along g, itself differentiable."""
+    with torch.enable_grad():
+        return torch.func.vjp(lambda v: gradient(value, v), u)[1](g)[0]

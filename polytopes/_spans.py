@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from polytopes._programs import times_hessian
+
 Rule = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]  # candidates (splits, ...) -> value, W
 
 
@@ -158,7 +160,7 @@ def _arcs(chart: Chart) -> torch.Tensor:
 
 
 class Marginals(torch.autograd.Function):
-    """u ``(B, n, n)``, finite, n > 1, to z = grad A; ``value``: A as a differentiable function, for second derivatives."""
+    """u ``(B, n, n)``, finite, n > 1, to z = grad A; ``value``: A in operations that autograd follows twice."""
 
     @staticmethod
     def forward(u: torch.Tensor, value: Callable[[torch.Tensor], torch.Tensor]) -> tuple[torch.Tensor, ...]:
@@ -185,9 +187,7 @@ class Marginals(torch.autograd.Function):
     def derivative(ctx: Any, g: torch.Tensor) -> torch.Tensor:
         u, *kept = ctx.saved_tensors
         if torch.is_grad_enabled():
-            leaf = u if u.requires_grad else u.detach().requires_grad_()
-            (z,) = torch.autograd.grad(ctx.value(leaf).sum(), leaf, create_graph=True)
-            return torch.autograd.grad(z, leaf, g, create_graph=True)[0]
+            return times_hessian(ctx.value, u, g)
         threes = [Weights(*kept[i : i + 3]) for i in range(0, len(kept), 3)]
         weights, shares = threes[: len(threes) // 2], threes[len(threes) // 2 :]
         return times_covariance(weights, shares, g.permute(1, 2, 0).contiguous()).permute(2, 0, 1).contiguous()

@@ -10,7 +10,8 @@ With d = dz/du at fixed tau (1 or z where z moves, z (1 - z), 0 where it is clam
 
     J = diag(d) - d d' / sum d
 
-All functions take u ``(*batch, n)``; entries of -inf come out as 0, rows with fewer than k finite entries as NaN.
+``euclidean``, ``categorical`` and ``binary`` take u ``(*batch, n)``; entries of -inf come out as 0, rows with fewer
+than k finite entries as NaN.
 Reference: Held, Wolfe and Crowder 1974 (the threshold); Amos, Koltun and Kolter 2019 (the binary entropy).
 """
 
@@ -22,10 +23,13 @@ from typing import Any
 
 import torch
 
+from cvxsst.arguments import holds
+
 Solve = Callable[[torch.Tensor, int], torch.Tensor]
 Slope = Callable[[torch.Tensor], torch.Tensor]
 
 NEWTON_STEPS = 100
+GAP = 800.0  # exp(-GAP) is 0
 
 
 class _Threshold(torch.autograd.Function):
@@ -65,17 +69,33 @@ def _times_jacobian(d: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
 
 def euclidean(u: torch.Tensor, k: int) -> torch.Tensor:
     """clamp(u - tau, 0, 1)."""
-    return _Threshold.apply(u, k, _sparsemax if k == 1 else _euclidean, lambda z: ((z > 0) & (z < 1)).to(z))
+    return _softmax(u, k, _sparsemax if k == 1 else _euclidean, lambda z: ((z > 0) & (z < 1)).to(z))
 
 
 def categorical(u: torch.Tensor, k: int) -> torch.Tensor:
     """min(1, exp(u - tau))."""
-    return _Threshold.apply(u, k, _categorical, lambda z: torch.where(z < 1, z, 0.0))
+    return _softmax(u, k, _categorical, lambda z: torch.where(z < 1, z, 0.0))
 
 
 def binary(u: torch.Tensor, k: int) -> torch.Tensor:
     """sigmoid(u - tau)."""
-    return _Threshold.apply(u, k, _binary, lambda z: z * (1 - z))
+    return _softmax(u, k, _binary, lambda z: z * (1 - z))
+
+
+def _softmax(u: torch.Tensor, k: int, solve: Solve, slope: Slope) -> torch.Tensor:
+    forbidden = u == -torch.inf
+    if not holds(forbidden):
+        return _Threshold.apply(u, k, solve, slope)
+    lowered, missing = finite(u, k)
+    return _Threshold.apply(lowered, k, solve, slope).masked_fill(forbidden, 0.0).masked_fill(missing, torch.nan)
+
+
+def finite(u: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """u with numbers below all others for -inf, and which rows have fewer than k finite entries."""
+    forbidden = u == -torch.inf
+    fixed = u.detach().masked_fill(forbidden, 0.0)
+    low = fixed.amin(-1, keepdim=True) - GAP - 1e-3 * fixed.abs().amax(-1, keepdim=True)  # more than their rounding
+    return torch.where(forbidden, low, u), (~forbidden).sum(-1, keepdim=True) < k
 
 
 def _sparsemax(u: torch.Tensor, k: int) -> torch.Tensor:
@@ -92,9 +112,8 @@ def _sparsemax(u: torch.Tensor, k: int) -> torch.Tensor:
 
 def _euclidean(u: torch.Tensor, k: int) -> torch.Tensor:
     """sum clamp(u - tau, 0, 1) is piecewise linear in tau, with kinks at u_i - 1 and u_i: sort them."""
-    u, missing = finite(u, k)
     if k in (0, u.shape[-1]):
-        return torch.where(missing, torch.nan, torch.full_like(u, k > 0))
+        return torch.full_like(u, k > 0)
     n = u.shape[-1]
     kinks, position = torch.cat([u, u - 1], -1).sort(dim=-1, descending=True)
     slope = torch.where(position < n, 1.0, -1.0).to(u).cumsum(-1)  # how many entries move just below each kink
@@ -109,13 +128,11 @@ def _euclidean(u: torch.Tensor, k: int) -> torch.Tensor:
     inside = (z > 0) & (z < 1)
     count = inside.sum(-1, keepdim=True)
     exact = (torch.where(inside, u, 0.0).sum(-1, keepdim=True) + (z >= 1).sum(-1, keepdim=True) - k) / count
-    z = torch.where(count > 0, (u - exact).clamp(0.0, 1.0), z.round())
-    return torch.where(missing, torch.nan, z)
+    return torch.where(count > 0, (u - exact).clamp(0.0, 1.0), z.round())
 
 
 def _categorical(u: torch.Tensor, k: int) -> torch.Tensor:
     """The c largest entries are 1, c the least with u_(c+1) <= tau_c = log sum_{i > c} exp u_(i) - log (k - c)."""
-    u, missing = finite(u, k)
     if k == 0:
         return torch.zeros_like(u)
     ordered = u.sort(dim=-1, descending=True).values
@@ -124,19 +141,45 @@ def _categorical(u: torch.Tensor, k: int) -> torch.Tensor:
     fits = ordered[..., :k] <= taus
     fits[..., -1] = True  # u_(k) <= tau_(k-1), but for rounding
     tau = taus.gather(-1, fits.to(torch.uint8).argmax(-1, keepdim=True))
-    return torch.where(missing, torch.nan, (u - tau).clamp_max(0.0).exp())
+    return (u - tau).clamp_max(0.0).exp()
 
 
 def _binary(u: torch.Tensor, k: int) -> torch.Tensor:
-    u, missing = finite(u, k)
     if k in (0, u.shape[-1]):
-        return torch.where(missing, torch.nan, torch.full_like(u, k > 0))
-    z = torch.sigmoid(u - binary_threshold(u, k))
-    # entries that -inf forbids leave exactly as many as needed: these are 1
-    return torch.where(missing, torch.nan, z)
+        return torch.full_like(u, k > 0)
+    return torch.sigmoid(u - newton_threshold(u, k, 0.0))
 
 
-def binary_threshold(u: torch.Tensor, k: int, tolerance: float = 0.0) -> torch.Tensor:
+def binary_threshold(u: torch.Tensor, k: int, tolerance: float) -> torch.Tensor:
+    """tau of the binary entropy up to ``tolerance``, a constant for autograd."""
+    return _Tau.apply(u.detach(), k, tolerance)
+
+
+class _Tau(torch.autograd.Function):
+    """``newton_threshold`` for plain tensors, also under ``torch.func`` transforms."""
+
+    @staticmethod
+    def forward(u: torch.Tensor, k: int, tolerance: float) -> torch.Tensor:
+        return newton_threshold(u, k, tolerance)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> tuple[None, None, None]:
+        return None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> None:
+        return None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, u: torch.Tensor, k: int, tolerance: float) -> tuple[torch.Tensor, int]:
+        return _Tau.apply(u.movedim(in_dims[0], 0), k, tolerance), 0
+
+
+def newton_threshold(u: torch.Tensor, k: int, tolerance: float) -> torch.Tensor:
     """tau ``(*batch, 1)`` with sum sigmoid(u - tau) = k, 0 < k < n, u finite.
 
     With the k largest entries "in" and the others "out" the condition is that as much is missing from the first as the
@@ -165,15 +208,3 @@ def binary_threshold(u: torch.Tensor, k: int, tolerance: float = 0.0) -> torch.T
         if bool(done.all()):
             break
     return tau
-
-
-def finite(u: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """u with -inf replaced by a number so low that it is never chosen, and the rows with too few finite entries."""
-    forbidden = u == -torch.inf
-    if not bool(forbidden.any()):
-        return u, forbidden[..., :1]
-    missing = (~forbidden).sum(-1, keepdim=True) < k
-    greatest = u.amax(-1, keepdim=True).clamp_min(torch.finfo(u.dtype).min)
-    spread = (greatest - u).masked_fill(forbidden, 0.0).amax(-1, keepdim=True)
-    low = greatest - 3 * spread - 1e4 - 1e-3 * greatest.abs()  # by more than the rounding of the others
-    return torch.where(forbidden, low, u), missing

@@ -123,7 +123,7 @@ def root_malus(u: torch.Tensor) -> torch.Tensor:
     Another head for all children of the root but one costs at most the spread of u for each. So a malus beyond that
     outweighs it, by e^50 in weight. Where -inf forbids other heads, beyond all that a tree can gain.
     """
-    n = u.shape[-1]
+    u, n = u.double(), u.shape[-1]
     root = torch.arange(n, device=u.device)[:, None] == 0
     no_arc = torch.eye(n, dtype=torch.bool, device=u.device) | root.mT
     u = u.detach().masked_fill(no_arc, 0.0)
@@ -229,8 +229,8 @@ def _expand(head: torch.Tensor, alive: torch.Tensor, level: Level) -> tuple[torc
 @arborescence.softmax(ExponentialFamily)
 def arc_probabilities(u: torch.Tensor, n: int, single_child: bool = False) -> torch.Tensor:
     if not single_child or not u.numel():
-        return _laplacian.softmax(finite(u))
-    z = _laplacian.softmax(finite(u - root_malus(u)))
+        return _laplacian.softmax(finite(u)).to(u.dtype)
+    z = _laplacian.softmax(finite(u - root_malus(u))).to(u.dtype)
     return z.where(has_one_child(z), torch.nan)
 
 
@@ -243,7 +243,7 @@ def has_one_child(z: torch.Tensor) -> torch.Tensor:
 def matrix_tree(u: torch.Tensor, n: int, single_child: bool = False) -> torch.Tensor:
     """A(u): log of the sum over all arborescences of exp <u, z>."""
     if not single_child or not u.numel() or n == 1:
-        return possible(_laplacian.log_partition(finite(u)))
+        return possible(_laplacian.log_partition(finite(u))).to(u.dtype)
     malus = root_malus(u)
     A = possible(_laplacian.log_partition(finite(u - malus))) + malus[..., 0, 0]
-    return A.where(has_one_child(_laplacian.softmax(finite(u.detach() - malus)))[..., 0, 0], -torch.inf)
+    return A.where(has_one_child(_laplacian.softmax(finite(u.detach() - malus)))[..., 0, 0], -torch.inf).to(u.dtype)

@@ -117,4 +117,4 @@ def chain(u: torch.Tensor, n: int, k: int, reduce: Reduce) -> torch.Tensor:
 @correlated_k_subset.log_partition
 def log_sum_of_chains(u: torch.Tensor, n: int, k: int) -> torch.Tensor:
     """A(u): log of the sum over Z of exp <u, z>."""
-    return possible(chain(finite(u), n, k, log_sum_exp))
+    return possible(chain(finite(u), n, k, log_sum_exp)).to(u.dtype)

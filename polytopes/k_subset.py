@@ -84,7 +84,7 @@ def inclusion_probabilities(u: torch.Tensor, n: int, k: int) -> torch.Tensor:
     if k in (0, n):
         return _threshold.binary(u, k)
     finite, missing = _threshold.finite(u, k)
-    return torch.where(missing, torch.nan, _counting.softmax(finite, k))
+    return _counting.softmax(finite, k).masked_fill(u == -torch.inf, 0.0).masked_fill(missing, torch.nan)
 
 
 @k_subset.log_partition

@@ -104,4 +104,4 @@ def forward(u: torch.Tensor, n: int, edges: Sequence[tuple[int, int]], reduce: R
 @path.log_partition
 def log_sum_of_paths(u: torch.Tensor, n: int, edges: Sequence[tuple[int, int]]) -> torch.Tensor:
     """A(u): log of the sum over the paths of exp <u, z>."""
-    return possible(forward(finite(u), n, edges, log_sum_exp))
+    return possible(forward(finite(u), n, edges, log_sum_exp)).to(u.dtype)

@@ -32,7 +32,7 @@ import torch
 from cvxsst import ExponentialFamily, polytope
 from polytopes import _spans
 from polytopes._arguments import require_flag, require_size
-from polytopes._programs import IMPOSSIBLE, Reduce, expected, finite, log_sum_exp, maximizer, possible
+from polytopes._programs import Reduce, finite, gradient, log_sum_exp, possible
 from polytopes.arborescence import arborescences, has_one_child, root_malus
 
 Item = tuple[str, int, int]  # ("C" or "I", head, end): to the right of the head if head < end
@@ -141,23 +141,23 @@ def arc_probabilities(u: torch.Tensor, n: int, single_child: bool = False) -> to
     if n == 1 or not u.numel():
         return torch.zeros_like(u) * u.nan_to_num()
     lowered = finite(u - root_malus(u) if single_child else u).reshape(-1, n, n)
-    z = _spans.Marginals.apply(lowered, lambda v: inside(v, n, log_sum_exp))[0].reshape(u.shape)
+    z = _spans.Marginals.apply(lowered, lambda v: inside(v, n, log_sum_exp))[0].reshape(u.shape).to(u.dtype)
     if single_child:
         z = z.where(has_one_child(z), torch.nan)
-    if not bool((u == -torch.inf).any()):
-        return z
-    return z.where((z.detach() * finite(u)).sum((-2, -1), keepdim=True) > IMPOSSIBLE / 2, torch.nan)
+    # where no tree is possible the program has taken a forbidden arc
+    taken = (z.detach() != 0) & (u == -torch.inf)
+    return z.masked_fill(taken.any(-1, keepdim=True).any(-2, keepdim=True), torch.nan)
 
 
 @projective_tree.log_partition
 def inside_algorithm(u: torch.Tensor, n: int, single_child: bool = False) -> torch.Tensor:
     """A(u): log of the sum over the projective trees of exp <u, z>."""
     if not single_child or not u.numel() or n == 1:
-        return possible(inside(finite(u), n, log_sum_exp))
+        return possible(inside(finite(u), n, log_sum_exp)).to(u.dtype)
     malus = root_malus(u)
     A = possible(inside(finite(u - malus), n, log_sum_exp)) + malus[..., 0, 0]
     one_child = arc_probabilities(u.detach(), n, True).isfinite().flatten(-2).all(-1)
-    return A.where(one_child, -torch.inf)
+    return A.where(one_child, -torch.inf).to(u.dtype)
 
 
 def corro_titov(u: torch.Tensor) -> torch.Tensor:
@@ -172,8 +172,8 @@ def corro_titov(u: torch.Tensor) -> torch.Tensor:
         proportions softmax(their values), its value being their mean in these proportions. Column sums are 1, and z
         lies in conv Z; as the temperature falls z tends to the best tree.
 
-    This is *not* a stochastic softmax trick: z is not the maximizer of <u, z> - f(z) for a convex f, its Jacobian is not
-    symmetric, and a certificate does not apply. O(n^3).
+    This is *not* a stochastic softmax trick: z is not the maximizer of <u, z> - f(z) for a convex f, its Jacobian is
+    not symmetric, and a certificate does not apply. O(n^3).
 
     Example:
         >>> import torch
@@ -186,7 +186,18 @@ def corro_titov(u: torch.Tensor) -> torch.Tensor:
     n = u.shape[-1]
     if u.dim() < 2 or u.shape[-2] != n or n < 1:
         raise ValueError(f"u: expected square matrices (*batch, n, n), got the shape {tuple(u.shape)}")
-    return maximizer(lambda v: inside(finite(v), n, expected), u, differentiable=True)
+    scores = finite(u)
+
+    def share(x: torch.Tensor, dim: int) -> torch.Tensor:
+        """Values and amounts, divided in the proportions of the values."""
+        return (x[:1].softmax(dim) * x).sum(dim)
+
+    def amount(arcs: torch.Tensor) -> torch.Tensor:
+        return inside(torch.stack([scores, arcs]), n, share)[1]
+
+    return gradient(amount, torch.zeros_like(scores)).to(
+        u.dtype
+    )  # the amount is linear in the arcs: of each, its share
 
 
 def inside(u: torch.Tensor, n: int, reduce: Reduce) -> torch.Tensor:

@@ -5,10 +5,12 @@
 *Why.* A point z of the right-hand side is the convex combination sum_i z_i e_i of unit vectors.
 
     argmax               the largest utility, O(n)
-    Euclidean            sparsemax, z = max(u - tau, 0) with sum z = 1, by sorting, O(n log n) (Martins and Astudillo 2016)
-    CategoricalEntropy   z = softmax(u): as with Gumbel utilities, the Gumbel-softmax (Jang et al., Maddison et al. 2017)
+    Euclidean            sparsemax, z = max(u - tau, 0) with sum z = 1, by sorting, O(n log n)
+    CategoricalEntropy   z = softmax(u): with Gumbel utilities the Gumbel-softmax
     BinaryEntropy        z = sigmoid(u - tau) with sum z = 1
     ExponentialFamily    z = softmax(u), A = log sum exp u
+
+References: Martins and Astudillo 2016 (sparsemax); Jang et al. 2017, Maddison et al. 2017 (Gumbel-softmax).
 """
 
 from __future__ import annotations

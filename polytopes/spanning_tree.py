@@ -140,20 +140,21 @@ def prim(w: torch.Tensor, n: int, edges: Edges | None = None) -> torch.Tensor:
 def _both_ways(u: torch.Tensor, n: int, ends: torch.Tensor) -> torch.Tensor:
     """u ``(*batch, n, n)`` of the arcs: a tree is an arborescence rooted at 0 in exactly one way."""
     i, j = ends
+    u = finite(u)
     arcs = u.new_full((*u.shape[:-1], n * n), IMPOSSIBLE)
     places = torch.cat([i * n + j, j * n + i]).expand(*u.shape[:-1], -1)
-    return arcs.scatter(-1, places, finite(torch.cat([u, u], -1))).unflatten(-1, (n, n))
+    return arcs.scatter(-1, places, torch.cat([u, u], -1)).unflatten(-1, (n, n))
 
 
 @spanning_tree.softmax(ExponentialFamily)
 def edge_probabilities(u: torch.Tensor, n: int, edges: Edges | None = None) -> torch.Tensor:
     ends = torch.from_numpy(_ends(n, edges).T.copy()).to(u.device)
     z = _laplacian.softmax(_both_ways(u, n, ends))
-    return z[..., ends[0], ends[1]] + z[..., ends[1], ends[0]]
+    return (z[..., ends[0], ends[1]] + z[..., ends[1], ends[0]]).to(u.dtype)
 
 
 @spanning_tree.log_partition
 def kirchhoff(u: torch.Tensor, n: int, edges: Edges | None = None) -> torch.Tensor:
     """A(u): log of the sum over all spanning trees of exp <u, z>."""
     ends = torch.from_numpy(_ends(n, edges).T.copy()).to(u.device)
-    return possible(_laplacian.log_partition(_both_ways(u, n, ends)))
+    return possible(_laplacian.log_partition(_both_ways(u, n, ends))).to(u.dtype)

@@ -45,14 +45,16 @@ class Fast(Engine):
 
 
 def _gradient_of_log_partition(P: Polytope, u: torch.Tensor) -> torch.Tensor:
-    """z = grad A(u) = E[z], itself differentiable (its Jacobian is the covariance of z)."""
+    """z = grad A(u) = E[z], itself differentiable (its Jacobian is the covariance of z); NaN where A = -inf."""
     assert P.family is not None
-    assert P.family.log_partition_function is not None
-    differentiable = torch.is_grad_enabled() and u.requires_grad
+    log_partition = P.family.log_partition_function
+    assert log_partition is not None
+
+    def total(v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        A = log_partition(v, **P.arguments)
+        return A.sum() + 0 * v.masked_fill(v == -torch.inf, 0.0).sum(), A  # a constant A too has a gradient
+
     with torch.inference_mode(False), torch.enable_grad():
-        leaf = u if u.requires_grad else u.detach().clone().requires_grad_()
-        A = P.family.log_partition_function(leaf, **P.arguments)
-        if not A.requires_grad:  # a single structure, whatever u
-            return torch.zeros_like(leaf) + 0 * leaf
-        (z,) = torch.autograd.grad(A.sum(), leaf, create_graph=differentiable)
-    return z
+        u = u.clone() if u.is_inference() else u
+        z, A = torch.func.grad(total, has_aux=True)(u)
+    return z.masked_fill(torch.isneginf(A).reshape(-1, *[1] * len(P.shape)), torch.nan)

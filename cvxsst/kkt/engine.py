@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from cvxsst.arguments import plainly
 from cvxsst.engines.base import Engine, Info, groups, said_by_domain
 from cvxsst.errors import EmptyPolytopeError
 from cvxsst.kkt import interior, newton
@@ -62,8 +63,7 @@ class KKT(Engine):
 def _part(P: Polytope, regularizer: Separable, entries: tuple[int, ...]) -> Part:
     key = (KKT.name, regularizer, entries)
     if key not in P.memo:
-        with torch.inference_mode(False):  # kept for calls that will need gradients
-            P.memo[key] = Part(P, regularizer, entries)
+        P.memo[key] = plainly(lambda: Part(P, regularizer, entries))
     return P.memo[key]
 
 

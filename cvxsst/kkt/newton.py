@@ -100,10 +100,10 @@ def solve(program: BoxProgram, u: torch.Tensor, nu: torch.Tensor | None = None) 
             found.z[:, rows], found.inside[:, rows] = z[:, done], inside[:, done]
             found.converged[rows] = ~keep[done]
             found.residual[rows], found.iterations[rows] = residual[done], step
-            if left == 0:
-                break
             live, spread = live[keep], spread[keep]
             u, nu, z, miss, inside = (t[:, keep] for t in (u, nu, z, miss, inside))
+        if left == 0:
+            break
         direction = _direction(program, program.entries.slope(z) * inside, miss, spread)
         nu, z, miss = _search(program, u, nu, direction, miss)
     return found

@@ -1,0 +1,310 @@
+"""The fast paths of thresholds, counts and trees beyond the laws: extreme scales, masks, derivatives of every order."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import cvxsst
+import polytopes
+from benchmarks.kkt import extreme_instances
+from cvxsst import BinaryEntropy, CategoricalEntropy, Euclidean, ExponentialFamily
+from polytopes import _counting, _laplacian, _threshold
+from polytopes._programs import IMPOSSIBLE
+from polytopes.padding import is_real, padded
+from polytopes.projective_tree import corro_titov
+
+from .table import utilities
+
+DIAMOND = [(0, 1), (0, 2), (1, 2), (1, 3), (2, 3), (0, 3)]
+SEPARABLE = [
+    (P, regularizer)
+    for P in (polytopes.simplex(7), polytopes.cube(5), polytopes.k_subset(9, 4), polytopes.k_subset(30, 29))
+    for regularizer in (Euclidean(), CategoricalEntropy(), BinaryEntropy())
+]
+COUNTED = [
+    polytopes.simplex(5),
+    polytopes.cube(4),
+    polytopes.k_subset(2, 1),
+    polytopes.k_subset(8, 3),
+    polytopes.k_subset(7, 6),
+    polytopes.correlated_k_subset(6, 3),
+    polytopes.path(4, DIAMOND),
+    polytopes.spanning_tree(5),
+    polytopes.spanning_tree(5, [(2, 0), (0, 1), (1, 3), (3, 2), (3, 4)]),
+    polytopes.arborescence(4),
+    polytopes.arborescence(5, True),
+    polytopes.projective_tree(5),
+    polytopes.projective_tree(5, True),
+]
+each_counted = pytest.mark.parametrize("P", COUNTED, ids=repr)
+
+
+def listed(P: cvxsst.Polytope) -> torch.Tensor:
+    """Z by the page's own definition, ``(count, size)``."""
+    assert P.family is not None
+    assert P.family.structure_list is not None
+    return torch.from_numpy(np.array(list(P.family.structure_list(**P.arguments)))).reshape(-1, P.size)
+
+
+def by_enumeration(w: torch.Tensor, Z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A(w) and E[z] over the list; -inf allowed."""
+    scores = torch.where(Z > 0, w.flatten(1)[:, None, :], 0.0).sum(-1)
+    A = scores.logsumexp(-1)
+    return A, torch.where(A[:, None] > -torch.inf, (scores - A[:, None].nan_to_num(neginf=0.0)).exp() @ Z, torch.nan)
+
+
+@pytest.mark.parametrize(("P", "regularizer"), SEPARABLE, ids=str)
+def test_thresholds_over_six_decades_agree_with_the_generic_engine(P, regularizer, generator: torch.Generator) -> None:
+    w, T = extreme_instances(P, 200, generator)
+    allowed = torch.rand(w.shape, generator=generator) < 0.9
+    w = torch.where(allowed | (torch.arange(200)[:, None] % 2 == 0), w, -torch.inf)
+    fast, info = cvxsst.softmax(P, w, regularizer, T, engine="fast", on_failure="nan", return_info=True)
+    generic, judged = cvxsst.softmax(P, w, regularizer, T, engine="kkt", on_failure="nan", return_info=True)
+    assert torch.equal(info.empty, judged.empty)
+    assert torch.equal(info.converged, judged.converged)
+    assert (fast - generic).nan_to_num().abs().max() <= 1e-8
+    assert (fast[w == -torch.inf].nan_to_num() == 0).all()
+    if P.family is not polytopes.cube:
+        total = P.arguments.get("k", 1)
+        assert (fast[info.converged].sum(1) - total).abs().max() <= 1e-10 * total
+
+
+@each_counted
+@pytest.mark.parametrize("masked", [False, True])
+def test_exponential_families_are_the_enumeration_at_any_scale(P, masked: bool, generator: torch.Generator) -> None:
+    """z, A, and the first and second derivatives of z."""
+    Z = listed(P)
+    for scale in (1e-3, 1.0, 30.0, 1e3, 1e6):
+        w = utilities(P, 40, generator=generator, scale=scale)
+        if masked:
+            w = w.masked_fill(torch.rand(w.shape, generator=generator) < 0.2, -torch.inf)
+        w[0] = w[0].sign() * scale if not masked else w[0]  # ties
+        A, z = by_enumeration(w, Z)
+        fast, info = cvxsst.softmax(P, w, ExponentialFamily(), engine="fast", on_failure="nan", return_info=True)
+        assert torch.equal(info.empty, torch.isneginf(A))
+        alive = ~info.empty
+        assert (fast.flatten(1) - z)[alive].abs().max() <= 2e-11 * max(1.0, scale * 1e-3)
+        assert P.family is not None
+        assert P.family.log_partition_function is not None
+        found = P.family.log_partition_function(w, **P.arguments)
+        assert torch.equal(torch.isneginf(found), ~alive)
+        assert ((found - A)[alive].abs() <= 1e-12 * (5 + A[alive].abs() + P.size * scale)).all()
+
+
+@each_counted
+def test_derivatives_of_exponential_families_are_those_of_the_enumeration(P, generator: torch.Generator) -> None:
+    Z = listed(P)
+    for scale in (1.0, 12.0):
+        w = utilities(P, 6, generator=generator, scale=scale).requires_grad_()
+        g, h = (utilities(P, 6, generator=generator) for _ in range(2))
+        found = []
+        for z in (
+            cvxsst.softmax(P, w, ExponentialFamily(), engine="fast").flatten(1),
+            by_enumeration(w, Z)[1],
+        ):
+            plain = torch.autograd.grad(z, w, g.flatten(1), retain_graph=True)[0]
+            first = torch.autograd.grad(z, w, g.flatten(1), create_graph=True)[0]
+            second = torch.autograd.grad(first, w, h)[0]
+            found.append((plain, first, second))
+        for mine, expected in zip(*found, strict=True):
+            assert (mine - expected).abs().max() <= 1e-10
+
+
+@pytest.mark.parametrize(
+    ("P", "regularizer"),
+    [*SEPARABLE[:9], *((P, ExponentialFamily()) for P in COUNTED)],
+    ids=str,
+)
+def test_function_transforms(P, regularizer, generator: torch.Generator) -> None:
+    """vmap is the loop, jvp is vjp (J is symmetric), jacrev has both."""
+
+    def solve(w: torch.Tensor) -> torch.Tensor:
+        return cvxsst.softmax(P, w, regularizer, 0.7, engine="fast")
+
+    w, v = (utilities(P, 3, generator=generator) for _ in range(2))
+    assert torch.allclose(torch.func.vmap(solve)(w), solve(w), atol=1e-12)
+    leaf = w.clone().requires_grad_()
+    (vjp,) = torch.autograd.grad(solve(leaf), leaf, v)
+    assert torch.allclose(torch.func.jvp(solve, (w,), (v,))[1], vjp, atol=1e-10)
+    J = torch.func.jacrev(solve)(w[0]).reshape(P.size, P.size)
+    assert torch.allclose(J @ v[0].flatten(), vjp[0].flatten(), atol=1e-10)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_second_derivatives_of_the_smooth_thresholds(k: int, generator: torch.Generator) -> None:
+    for function in (_threshold.binary, _threshold.categorical):
+        u = torch.randn(4, 6, generator=generator, dtype=torch.float64).requires_grad_()
+        assert torch.autograd.gradcheck(lambda v, f=function: f(v, k), u, atol=1e-6)
+        assert torch.autograd.gradgradcheck(lambda v, f=function: f(v, k), u, atol=1e-5)
+
+
+def test_thousands_of_items(generator: torch.Generator) -> None:
+    """Against the dynamic program over (item, count), and by the symmetry of choosing what to leave out."""
+    n, k = 4000, 37
+    u = 3 * torch.randn(2, n, generator=generator, dtype=torch.float64)
+    z = cvxsst.softmax(polytopes.k_subset(n, k), u, ExponentialFamily())
+    left_out = cvxsst.softmax(polytopes.k_subset(n, n - k), -u, ExponentialFamily())
+    assert (z + left_out - 1).abs().max() <= 1e-11
+    assert (z.sum(1) - k).abs().max() <= 1e-10
+    a = np.full((2, k + 1), -np.inf)
+    a[:, 0] = 0
+    for column in u.T.numpy():
+        a[:, 1:] = np.logaddexp(a[:, 1:], a[:, :-1] + column[:, None])
+    assert (_counting.log_partition(u, k) - torch.from_numpy(a[:, k])).abs().max() <= 1e-9
+
+
+def test_one_multiplier_is_enough_for_every_gap() -> None:
+    """Two groups so far apart that sums of exponentials overflow: the threshold lies between them."""
+    for gap in (1.0, 40.0, 800.0, 1e8):
+        u = torch.tensor([gap, gap, 0.0, 0.0, 0.0], dtype=torch.float64)
+        z = _threshold.binary(u, 2)
+        assert torch.allclose(z.sum(), torch.tensor(2.0, dtype=torch.float64), rtol=1e-14)
+        # odds of the two groups differ by e^gap: 2 (1 - p) = 3 q, p / (1 - p) = e^gap q / (1 - q)
+        p, q = z[0], z[4]
+        if gap <= 40:
+            assert math.isclose((p / (1 - p) / (q / (1 - q))).log().item(), gap, rel_tol=1e-1 if gap == 40 else 1e-12)
+
+
+def test_kirchhoff_keeps_every_digit_over_a_hundred_powers_of_e(generator: torch.Generator) -> None:
+    """float32, utilities from -50 to 50, on a complete graph and on a sparse one: shifts change nothing, Cayley."""
+    for edges in (None, [(i, i + 1) for i in range(7)] + [(0, 4), (2, 7), (3, 6)]):
+        P = polytopes.spanning_tree(8, edges)
+        w = (100 * torch.rand(50, *P.shape, generator=generator) - 50).float()
+        z = cvxsst.softmax(P, w, ExponentialFamily())
+        exact = cvxsst.softmax(P, w.double(), ExponentialFamily())
+        shifted = cvxsst.softmax(P, w - 30, ExponentialFamily())
+        assert (z - exact).abs().max() <= 1e-6
+        assert (z - shifted).abs().max() <= 1e-3  # w - 30 itself is rounded: by 4e-6 of a utility
+        assert (exact.sum(1) - 7).abs().max() <= 1e-12
+        single = polytopes.spanning_tree.softmax_paths[ExponentialFamily](w, 8, edges)  # float32 all the way
+        assert single.dtype == torch.float32
+        assert (single - exact).abs().max() <= 2e-4
+    for n in (2, 5, 30):
+        A = polytopes.spanning_tree.log_partition_function(torch.zeros(n * (n - 1) // 2).double(), n)  # type: ignore[misc]
+        assert math.isclose(A.item(), (n - 2) * math.log(n), abs_tol=1e-10)
+
+
+def test_three_ways_to_the_same_marginals(generator: torch.Generator) -> None:
+    """By the inverse, by elimination and by logarithms; and where weights underflow."""
+    u = 8 * torch.rand(20, 6, 6, generator=generator, dtype=torch.float64)
+    ways = (_laplacian._by_inverse, lambda v: _laplacian._Marginals.apply(v)[0], _laplacian._in_logs)
+    outside = torch.eye(6, dtype=torch.bool)
+    outside[:, 0] = True
+    u = u.masked_fill(outside, IMPOSSIBLE)
+    u = u - u.amax(1, keepdim=True).clamp_min(IMPOSSIBLE / 2)
+    first, second, third = (way(u.clone()) for way in ways)
+    assert (first - third).abs().max() <= 1e-12
+    assert (second - third).abs().max() <= 1e-12
+    wide = torch.where(u > IMPOSSIBLE / 2, 400 * u, u)
+    assert (_laplacian.softmax(wide) - _laplacian._in_logs(wide)).abs().max() <= 1e-9
+
+
+def test_arborescences_count() -> None:
+    """(n + 1)^(n - 1) on a root and n nodes; n^(n - 1) of them with a single child."""
+    for n in (1, 2, 5, 9):
+        zero = torch.zeros(n + 1, n + 1, dtype=torch.float64)
+        several = polytopes.arborescence.log_partition_function(zero, n + 1)  # type: ignore[misc]
+        single = polytopes.arborescence.log_partition_function(zero, n + 1, True)  # type: ignore[misc]
+        assert math.isclose(several.item(), (n - 1) * math.log(n + 1), abs_tol=1e-9)
+        assert math.isclose(single.item(), (n - 1) * math.log(n), abs_tol=1e-9)
+
+
+def test_a_single_child_is_the_better_of_the_subtrees(generator: torch.Generator) -> None:
+    for family in (polytopes.arborescence, polytopes.projective_tree):
+        P = family(5, True)
+        w = utilities(P, 60, generator=generator, scale=5.0)
+        w[:30, 0] += 100  # as many children as possible would be best
+        z = cvxsst.argmax(P, w)
+        assert (z[:, 0].sum(1) == 1).all()
+        best = torch.stack([(w * v).sum((1, 2)) for v in listed(P).reshape(-1, 5, 5)]).amax(0)
+        assert ((z * w).sum((1, 2)) - best).abs().max() <= 1e-9
+
+
+def padded_cases() -> list[tuple[cvxsst.Polytope, cvxsst.Polytope]]:
+    return [
+        (polytopes.spanning_tree(6), polytopes.spanning_tree(4)),
+        (polytopes.arborescence(6), polytopes.arborescence(4)),
+        (polytopes.arborescence(6, True), polytopes.arborescence(4, True)),
+        (polytopes.projective_tree(6), polytopes.projective_tree(4)),
+        (polytopes.projective_tree(6, True), polytopes.projective_tree(4, True)),
+    ]
+
+
+@pytest.mark.parametrize(("P", "smaller"), padded_cases(), ids=repr)
+def test_padding_leaves_the_smaller_polytope(P, smaller, generator: torch.Generator) -> None:
+    w = utilities(P, 3, generator=generator)
+    lengths = torch.tensor([6, 4, 1])
+    real = is_real(P, lengths)
+    assert real.shape == w.shape
+    part = utilities(smaller, generator=generator)
+    w[1][real[1]] = part.flatten()
+    w[1][~real[1]] = torch.nan
+    filled = padded(P, w, lengths).requires_grad_()
+    for map_ in (cvxsst.argmax, lambda Q, v: cvxsst.softmax(Q, v, ExponentialFamily())):
+        z = map_(P, filled) * real
+        assert torch.allclose(z[0], map_(P, w[0]))
+        assert torch.allclose(z[1][real[1]], map_(smaller, part).flatten())
+        assert (z[2] == 0).all()
+    (gradient,) = torch.autograd.grad((z * utilities(P, generator=generator)).sum(), filled)
+    assert torch.isfinite(gradient).all()
+    assert gradient[~real].abs().max() <= 1e-12
+
+
+@pytest.mark.parametrize(
+    ("P", "lengths", "says"),
+    [
+        (polytopes.birkhoff(3), [2], "no polytope of trees"),
+        (polytopes.k_subset(3, 1), [2], "no polytope of trees"),
+        (polytopes.arborescence(3), [4], "lengths: from 1 to n=3"),
+        (polytopes.arborescence(3), [[1]], "batch shape"),
+        (polytopes.arborescence(3), [1.0], "integers"),
+        (polytopes.spanning_tree(3, [(0, 1), (0, 2)]), [2], r"edge \(1, 2\)"),
+    ],
+    ids=str,
+)
+def test_wrong_lengths_are_refused(P, lengths, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        padded(P, torch.zeros(1, *P.shape), lengths)
+
+
+def test_corro_and_titov_is_a_point_of_the_hull_but_no_softmax(generator: torch.Generator) -> None:
+    P = polytopes.projective_tree(5)
+    w = utilities(P, 4, generator=generator)
+    z = corro_titov(w)
+    certificate = cvxsst.certificate(P, z, w, Euclidean())
+    assert certificate.infeasibility.max() <= 1e-9
+    assert (corro_titov(w / 1e-3) - cvxsst.argmax(P, w)).abs().max() <= 1e-6
+    u = w[:1].clone().requires_grad_()
+    assert torch.autograd.gradcheck(corro_titov, u, atol=1e-6)
+    J = torch.func.jacrev(lambda v: corro_titov(v.reshape(1, 5, 5)).flatten())(w[0].flatten())
+    assert (J - J.T).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="square"):
+        corro_titov(torch.zeros(2, 3))
+
+
+def test_corro_and_titov_divides_each_choice_by_a_softmax() -> None:
+    """Two words: the second hangs on the root next to the first, or on the first, or the first on it. By hand."""
+    w = torch.tensor([[0.0, 0.3, -0.2], [0.0, 0.0, 0.9], [0.0, 0.5, 0.0]], dtype=torch.float64)
+    # the span 0 -> 2 is built from its outermost child of the root: 1 (with 2 below it) or 2
+    below = w[0, 1] + w[1, 2]
+    # between 0 and 2: 1 hangs on 0, or on 2 (which is then the only child of 0)
+    inner = torch.stack([w[2, 1], w[0, 1]])
+    share = inner.softmax(0)
+    beyond = (share * inner).sum() + w[0, 2]
+    first = torch.stack([below, beyond]).softmax(0)
+    expected = torch.zeros(3, 3, dtype=torch.float64)
+    expected[0, 1] = first[0] + first[1] * share[1]
+    expected[1, 2], expected[0, 2], expected[2, 1] = first[0], first[1], first[1] * share[0]
+    assert torch.allclose(corro_titov(w), expected, atol=1e-12)
+
+
+def test_all_structures_and_empty_batches() -> None:
+    for P, regularizer in itertools.chain(SEPARABLE, ((P, ExponentialFamily()) for P in COUNTED)):
+        for batch in ((0,), (2, 0), (2, 3)):
+            w = torch.zeros(*batch, *P.shape, requires_grad=True)
+            z = cvxsst.softmax(P, w, regularizer, engine="fast")
+            assert z.shape == w.shape
+            z.sum().backward()
