@@ -13,14 +13,10 @@ printed as wrong, however fast it is.
 
 from __future__ import annotations
 
-import json
-import platform
 import statistics
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
-from pathlib import Path
+from dataclasses import asdict
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -31,12 +27,19 @@ from rich.table import Table
 
 import cvxsst
 import polytopes
-from benchmarks.peers import PEERS, NotApplicableError, Solve
+from benchmarks.measuring import (
+    RESULTS,
+    Measurement,
+    errors,
+    forward_and_backward,
+    print_markdown,
+    print_table,
+    save,
+    take_turns,
+)
+from benchmarks.peers import PEERS, NotApplicableError
 from cvxsst.regularizers import Separable
 
-RESULTS = Path(__file__).parent / "results"
-# An answer is wrong when in its worst instance z is off by more, or the gradient by more relative to its norm.
-WRONG_Z, WRONG_GRADIENT = 1e-3, 1e-2
 EUCLIDEAN, CATEGORICAL, BINARY = cvxsst.Euclidean(), cvxsst.CategoricalEntropy(), cvxsst.BinaryEntropy()
 CASES: list[tuple[cvxsst.Polytope, Separable]] = [
     (polytopes.birkhoff(10), EUCLIDEAN),
@@ -57,30 +60,6 @@ CASES: list[tuple[cvxsst.Polytope, Separable]] = [
 app = typer.Typer(help=__doc__, rich_markup_mode=None)
 
 
-@dataclass
-class Measurement:
-    """One solver on one case; times in milliseconds, errors of the worst instance."""
-
-    case: str
-    solver: str
-    milliseconds: list[float]
-    error: float
-    gradient_error: float
-
-    @property
-    def right(self) -> bool:
-        return self.error <= WRONG_Z and self.gradient_error <= WRONG_GRADIENT
-
-
-def forward_and_backward(solve: Solve, u: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """z, the vector-Jacobian product with g, and the milliseconds they took."""
-    leaf = u.clone().requires_grad_()
-    start = time.perf_counter()
-    z = solve(leaf)
-    (gradient,) = torch.autograd.grad(z, leaf, g)
-    return z.detach(), gradient, 1e3 * (time.perf_counter() - start)
-
-
 def measure(P: cvxsst.Polytope, regularizer: Separable, batch: int, rounds: int, seed: int) -> list[Measurement]:
     generator = torch.Generator().manual_seed(seed)
     u, g = (torch.randn(batch, P.size, generator=generator, dtype=torch.float64) for _ in range(2))
@@ -94,15 +73,10 @@ def measure(P: cvxsst.Polytope, regularizer: Separable, batch: int, rounds: int,
         except NotApplicableError:
             solvers.pop(peer, None)
             continue
-        error = (z - reference_z).abs().max().item()
-        scale = reference_gradient.norm(dim=1).clamp_min(1e-3)
-        off = ((gradient - reference_gradient).norm(dim=1) / scale).max().item()
-        measurements[peer] = Measurement(name, peer, [], error, off)
-    for k in range(rounds):
-        for peer, solve in solvers.items():
-            if k and measurements[peer].milliseconds[0] > 3000:
-                continue  # once is enough for the slowest
-            measurements[peer].milliseconds.append(forward_and_backward(solve, u, g)[2])
+        measurements[peer] = Measurement(name, peer, [], *errors(z, gradient, reference_z, reference_gradient))
+    take_turns(
+        measurements, {peer: partial(forward_and_backward, solve, u, g) for peer, solve in solvers.items()}, rounds
+    )
     return list(measurements.values())
 
 
@@ -126,65 +100,14 @@ def peers(
     found: list[Measurement] = []
     for P, regularizer in track(CASES, "measuring", console=Console(stderr=True)):
         found.extend(measure(P, regularizer, batch, rounds, seed))
-    _print_table(found)
-    _save("kkt_peers", [asdict(m) for m in found], batch=batch, threads=threads, seed=seed)
-
-
-def ratios(found: list[Measurement], peer: str) -> dict[str, float]:
-    """case -> how many times the kkt engine's time the peer takes, round by round, median."""
-    times = {(m.case, m.solver): m.milliseconds for m in found}
-    return {
-        case: statistics.median(a / b for a, b in zip(times[case, peer], times[case, "cvxsst kkt"], strict=False))
-        for case in dict.fromkeys(m.case for m in found)
-        if (case, peer) in times
-    }
+    print_table(found, list(PEERS))
+    save("kkt_peers", [asdict(m) for m in found], batch=batch, threads=threads, seed=seed)
 
 
 @app.command()
 def table() -> None:
     """The table of the last measurement, as Markdown, with the worst errors of every solver."""
-    saved = json.loads((RESULTS / "kkt_peers.json").read_text())
-    found = [Measurement(**m) for m in saved["results"]]
-    print("| case | " + " | ".join(PEERS) + " |\n|---|" + "---|" * len(PEERS))
-    for row in _rows(found):
-        print("| " + " | ".join(row) + " |")
-    print()
-    for line in _summary(found):
-        print(f"- {line}")
-    print(f"\n{saved['about']}")
-
-
-def _rows(found: list[Measurement]) -> list[list[str]]:
-    by = {(m.case, m.solver): m for m in found}
-    return [
-        [case, *(_cell(by[case, peer], ratios(found, peer)[case]) if (case, peer) in by else "-" for peer in PEERS)]
-        for case in dict.fromkeys(m.case for m in found)
-    ]
-
-
-def _cell(m: Measurement, ratio: float) -> str:
-    text = f"{statistics.median(m.milliseconds):.3g}" + ("" if m.solver == "cvxsst kkt" else f" ({ratio:.3g}x)")
-    return text if m.right else f"{text} wrong: {m.error:.0e}, {m.gradient_error:.0e}"
-
-
-def _summary(found: list[Measurement]) -> list[str]:
-    lines = []
-    for peer in list(PEERS)[1:]:
-        values = list(ratios(found, peer).values())
-        if values:
-            mean = statistics.geometric_mean(values)
-            lines.append(f"{peer}: {mean:.1f} times as long in the geometric mean, at least {min(values):.1f} times")
-    return lines
-
-
-def _print_table(found: list[Measurement]) -> None:
-    shown = Table(title="forward + backward, ms (in brackets: times the kkt engine; wrong: errors of z and gradient)")
-    for header in ("case", *PEERS):
-        shown.add_column(header, justify="left" if header == "case" else "right")
-    for row in _rows(found):
-        shown.add_row(*row)
-    Console(width=180).print(shown)
-    print("\n".join(_summary(found)))
+    print_markdown("kkt_peers", list(PEERS))
 
 
 @app.command()
@@ -222,7 +145,7 @@ def scaling(threads: Annotated[int, typer.Option(min=1)] = 2, seed: int = 0) -> 
     right.legend(fontsize=8)
     RESULTS.mkdir(exist_ok=True)
     figure.savefig(RESULTS / "kkt_scaling.png")
-    _save("kkt_scaling", {"n": by_n, "batch": by_batch}, threads=threads, seed=seed)
+    save("kkt_scaling", {"n": by_n, "batch": by_batch}, threads=threads, seed=seed)
 
 
 def _time(P: cvxsst.Polytope, regularizer: Separable, batch: int, generator: torch.Generator) -> float:
@@ -259,20 +182,6 @@ def extreme_instances(P: cvxsst.Polytope, n: int, generator: torch.Generator) ->
     w[: n // 10] = w[: n // 10].round()
     w[n // 10 : n // 8] = 0
     return w, T
-
-
-def _save(name: str, results: object, **configuration: object) -> None:
-    packages = ("cvxsst", "torch", "cvxpy", "cvxpylayers", "diffcp", "moreau", "proxsuite")
-    about = {"python": platform.python_version(), "machine": platform.machine(), **configuration}
-    for package in packages:
-        try:
-            about[package] = version(package)
-        except Exception:  # not installed: not measured
-            about[package] = None
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"about": about, "results": results}, indent=1) + "\n")
-    print(f"written: {path}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,150 @@
+"""Solvers side by side: what is measured, how it is compared, printed and kept.
+
+The first solver of a table is the one that the others are compared with. The solvers take turns within each round, so
+that a slow moment of the machine meets all of them; ratios are medians over the rounds.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+Solve = Callable[[torch.Tensor], torch.Tensor]
+
+RESULTS = Path(__file__).parent / "results"
+# An answer is wrong when in its worst instance z is off by more, or the gradient by more relative to its norm.
+WRONG_Z, WRONG_GRADIENT = 1e-3, 1e-2
+ONCE_IS_ENOUGH = 3000.0  # milliseconds
+PACKAGES = (
+    "cvxsst torch numpy scipy cvxpy cvxpylayers diffcp moreau proxsuite entmax pot torch-struct networkx".split()  # noqa: SIM905
+)
+
+
+@dataclass
+class Measurement:
+    """One solver on one case; times in milliseconds, errors of the worst instance."""
+
+    case: str
+    solver: str
+    milliseconds: list[float]
+    error: float
+    gradient_error: float
+
+    @property
+    def right(self) -> bool:
+        return self.error <= WRONG_Z and self.gradient_error <= WRONG_GRADIENT
+
+
+def forward_and_backward(solve: Solve, u: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """z, the vector-Jacobian product with g, and the milliseconds they took."""
+    leaf = u.clone().requires_grad_()
+    start = time.perf_counter()
+    z = solve(leaf)
+    (gradient,) = torch.autograd.grad(z, leaf, g)
+    return z.detach(), gradient, 1e3 * (time.perf_counter() - start)
+
+
+def forward(solve: Solve, u: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """z and the milliseconds it took."""
+    start = time.perf_counter()
+    z = solve(u)
+    return z, 1e3 * (time.perf_counter() - start)
+
+
+def errors(z: torch.Tensor, gradient: torch.Tensor, true_z: torch.Tensor, true_gradient: torch.Tensor):
+    """Of z, and of the gradient relative to its norm, in the worst instance."""
+    scale = true_gradient.flatten(1).norm(dim=1).clamp_min(1e-3)
+    off = ((gradient - true_gradient).flatten(1).norm(dim=1) / scale).max().item()
+    return (z - true_z).abs().max().item(), off
+
+
+def take_turns(measurements: dict[str, Measurement], timed: dict[str, Callable[[], tuple]], rounds: int) -> None:
+    """Fill in the milliseconds: ``timed`` returns them last."""
+    for _ in range(rounds):
+        for name, run in timed.items():
+            times = measurements[name].milliseconds
+            if not times or times[0] <= ONCE_IS_ENOUGH:
+                times.append(run()[-1])
+
+
+def ratios(found: Sequence[Measurement], solver: str, first: str) -> dict[str, float]:
+    """case -> how many times the first solver's time this one takes, round by round, median."""
+    times = {(m.case, m.solver): m.milliseconds for m in found}
+    return {
+        case: statistics.median(a / b for a, b in zip(times[case, solver], times[case, first], strict=False))
+        for case in dict.fromkeys(m.case for m in found)
+        if (case, solver) in times
+    }
+
+
+def rows(found: Sequence[Measurement], solvers: Sequence[str]) -> list[list[str]]:
+    by = {(m.case, m.solver): m for m in found}
+    compared = {solver: ratios(found, solver, solvers[0]) for solver in solvers}
+
+    def cell(case: str, solver: str) -> str:
+        m = by.get((case, solver))
+        if m is None:
+            return "-"
+        ratio = "" if solver == solvers[0] else f" ({compared[solver][case]:.3g}x)"
+        wrong = "" if m.right else f" wrong: {m.error:.0e}, {m.gradient_error:.0e}"
+        return f"{statistics.median(m.milliseconds):.3g}{ratio}{wrong}"
+
+    return [[case, *(cell(case, solver) for solver in solvers)] for case in dict.fromkeys(m.case for m in found)]
+
+
+def summary(found: Sequence[Measurement], solvers: Sequence[str]) -> list[str]:
+    lines = []
+    for solver in solvers[1:]:
+        values = list(ratios(found, solver, solvers[0]).values())
+        if values:
+            mean = statistics.geometric_mean(values)
+            lines.append(f"{solver}: {mean:.1f} times as long in the geometric mean, at least {min(values):.1f} times")
+    return lines
+
+
+def print_table(found: Sequence[Measurement], solvers: Sequence[str], title: str = "forward + backward, ms") -> None:
+    shown = Table(title=f"{title} (in brackets: times {solvers[0]}; wrong: errors of z and gradient)")
+    for header in ("case", *solvers):
+        shown.add_column(header, justify="left" if header == "case" else "right")
+    for row in rows(found, solvers):
+        shown.add_row(*row)
+    Console(width=max(80, 40 + 24 * len(solvers))).print(shown)
+    print("\n".join(summary(found, solvers)))
+
+
+def print_markdown(name: str, solvers: Sequence[str] | None = None) -> None:
+    """The table of the last measurement kept under this name; columns as given, else as they come."""
+    saved = json.loads((RESULTS / f"{name}.json").read_text())
+    found = [Measurement(**m) for m in saved["results"]]
+    solvers = solvers or list(dict.fromkeys(m.solver for m in found))
+    print("| case | " + " | ".join(solvers) + " |\n|---|" + "---|" * len(solvers))
+    for row in rows(found, solvers):
+        print("| " + " | ".join(row) + " |")
+    print()
+    for line in summary(found, solvers):
+        print(f"- {line}")
+    print(f"\n{saved['about']}")
+
+
+def save(name: str, results: object, **configuration: object) -> None:
+    """Keep results with the configuration and the versions that they come from."""
+    about = {"python": platform.python_version(), "machine": platform.machine(), **configuration}
+    for package in PACKAGES:
+        try:
+            about[package] = version(package)
+        except PackageNotFoundError:
+            about[package] = None  # not measured
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({"about": about, "results": results}, indent=1) + "\n")
+    print(f"written: {path}")
