@@ -69,17 +69,19 @@ def checked_problem(
             f"temperature: shape {tuple(T.shape)} does not broadcast with the batch shape "
             f"{tuple(w.shape[: w.dim() - event])} of w"
         ) from None
-    forbidden = w == -torch.inf
-    finite = w.to(torch.float64).masked_fill(forbidden, 0.0)
-    u = (finite / T.reshape(T.shape + (1,) * event)).expand(*batch, *P.shape).reshape(batch.numel(), P.size)
-    inspect(u, _check_scaled)
-    mask = forbidden.expand(*batch, *P.shape).reshape(batch.numel(), P.size) if holds(forbidden) else None
+
+    def scaled(x: torch.Tensor) -> torch.Tensor:
+        return (x / T.reshape(T.shape + (1,) * event)).expand(*batch, *P.shape).reshape(batch.numel(), P.size)
+
+    u, mask = scaled(w.to(torch.float64)), None
+    if not is_finite(u):
+        inspect(w, _check_values)
+        forbidden = w == -torch.inf
+        u = scaled(w.to(torch.float64).masked_fill(forbidden, 0.0))
+        mask = forbidden.expand(*batch, *P.shape).reshape(batch.numel(), P.size) if holds(forbidden) else None
+        if holds(~torch.isfinite(u)):
+            raise ValueError("temperature: w / temperature overflows; raise the temperature or shrink the utilities")
     return Problem(u, mask, T.expand(batch), batch, w.dtype, w.device)
-
-
-def _check_scaled(u: torch.Tensor) -> None:
-    if not bool(torch.isfinite(u).all()):
-        raise ValueError("temperature: w / temperature overflows; raise the temperature or shrink the utilities")
 
 
 class _Inspect(torch.autograd.Function):
@@ -109,13 +111,23 @@ class _Inspect(torch.autograd.Function):
 
 def inspect(x: torch.Tensor, look: Callable[[torch.Tensor], None]) -> None:
     """Call ``look`` with the values of x; under ``vmap`` they have further leading dimensions."""
-    _Inspect.apply(x.detach(), look)
+    try:
+        look(x.detach())
+    except RuntimeError:  # vmap hides the values: slower, by a function of its own
+        _Inspect.apply(x.detach(), look)
 
 
 def holds(mask: torch.Tensor) -> bool:
     """Whether any entry is True, also under ``torch.func`` transforms."""
     found: list[bool] = []
-    inspect(mask.to(torch.uint8), lambda m: found.append(bool(m.any())))
+    inspect(mask, lambda m: found.append(bool(m.any())))
+    return found[0]
+
+
+def is_finite(x: torch.Tensor) -> bool:
+    """Whether the sum is finite, also under ``torch.func`` transforms: then all entries are."""
+    found: list[bool] = []
+    inspect(x, lambda values: found.append(math.isfinite(values.sum().item())))
     return found[0]
 
 
@@ -123,7 +135,7 @@ def plainly(compute: Callable[[], R]) -> R:
     """``compute()``, for what is kept for later calls: outside inference mode and ``torch.func`` transforms."""
     found: list[R] = []
     with torch.inference_mode(False), torch.no_grad():
-        inspect(torch.zeros(()), lambda _: found.append(compute()))
+        _Inspect.apply(torch.zeros(()), lambda _: found.append(compute()))
     return found[0]
 
 
@@ -148,7 +160,6 @@ def check_utilities(P: Polytope, w: torch.Tensor) -> None:
             f"w: the last dimensions must be the shape of the polytope {P!r}, {P.shape}, got {tuple(w.shape)}; "
             "the dimensions before them are the batch"
         )
-    inspect(w, _check_values)
 
 
 def _check_values(w: torch.Tensor) -> None:

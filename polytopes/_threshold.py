@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from cvxsst.arguments import holds
+from cvxsst.arguments import is_finite
 
 Solve = Callable[[torch.Tensor, int], torch.Tensor]
 Slope = Callable[[torch.Tensor], torch.Tensor]
@@ -69,7 +69,9 @@ def _times_jacobian(d: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
 
 def euclidean(u: torch.Tensor, k: int) -> torch.Tensor:
     """clamp(u - tau, 0, 1)."""
-    return _softmax(u, k, _sparsemax if k == 1 else _euclidean, lambda z: ((z > 0) & (z < 1)).to(z))
+    if k == 1:
+        return _softmax(u, 1, _sparsemax, lambda z: (z > 0).to(z))
+    return _softmax(u, k, _euclidean, lambda z: ((z > 0) & (z < 1)).to(z))
 
 
 def categorical(u: torch.Tensor, k: int) -> torch.Tensor:
@@ -83,9 +85,9 @@ def binary(u: torch.Tensor, k: int) -> torch.Tensor:
 
 
 def _softmax(u: torch.Tensor, k: int, solve: Solve, slope: Slope) -> torch.Tensor:
-    forbidden = u == -torch.inf
-    if not holds(forbidden):
+    if is_finite(u):
         return _Threshold.apply(u, k, solve, slope)
+    forbidden = u == -torch.inf
     lowered, missing = finite(u, k)
     return _Threshold.apply(lowered, k, solve, slope).masked_fill(forbidden, 0.0).masked_fill(missing, torch.nan)
 

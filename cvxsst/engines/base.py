@@ -39,7 +39,7 @@ class Info:
     @staticmethod
     def of_closed_form(z: torch.Tensor, empty: torch.Tensor | None = None) -> Info:
         """For a result without iterations: converged where finite."""
-        finite = torch.isfinite(z).all(dim=1)
+        finite = torch.isfinite(z.sum(dim=1))
         none = torch.zeros(len(z), dtype=torch.bool, device=z.device)
         return Info(
             converged=finite,
