@@ -10,12 +10,14 @@ with ours, which the tests prove against enumeration.
 
 from __future__ import annotations
 
+import statistics
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib import import_module
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import networkx as nx
 import numpy as np
@@ -27,6 +29,7 @@ from rich.progress import track
 import cvxsst
 import polytopes
 from benchmarks.measuring import (
+    RESULTS,
     Measurement,
     Solve,
     errors,
@@ -252,6 +255,56 @@ def run_cases(batch: int, rounds: int, seed: int) -> tuple[list[Measurement], li
     return found, list(dict.fromkeys([OURS, KKT, *(m.solver for m in found)]))
 
 
+def bench(
+    output: Annotated[Path, typer.Option(help="Where to save the plot.")] = Path("bench.png"),
+    batch: Annotated[int, typer.Option(min=1)] = 128,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; the median is reported.")] = 9,
+    threads: Annotated[int, typer.Option(min=1)] = 2,
+    seed: int = 0,
+) -> list[Measurement]:
+    """Time the fast paths beside the kkt engine and the peers that are installed; a minute or two.
+
+    Forward and backward (argmax: forward) in milliseconds, and how many times as long as the fast path. Peers: entmax,
+    POT, torch-struct (`pip install 'cvxsst[benchmarks]'`), networkx, scipy. Examples:
+
+    - `cvxsst bench`
+    - `cvxsst bench --batch 1024 --rounds 3 --output times.png`
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ValueError("the plot needs matplotlib: pip install 'cvxsst[plot]'") from None
+    if not output.parent.is_dir():
+        raise ValueError(f"--output: no such directory: {output.parent}")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found, solvers = run_cases(batch, rounds, seed)
+    finally:
+        torch.set_num_threads(before)
+    print_table(found, solvers)
+    figure = Figure(figsize=(9, 0.3 * len({m.case for m in found}) + 1), dpi=130, layout="constrained")
+    draw(figure, found, solvers)
+    figure.savefig(output)
+    print(f"written: {output}")
+    return found
+
+
+def draw(figure: Any, found: list[Measurement], solvers: list[str]) -> Any:
+    """A row for each case, a point for each solver on a logarithmic axis of milliseconds; returns the axes."""
+    axes = figure.subplots()
+    names = list(dict.fromkeys(m.case for m in found))[::-1]
+    markers = "osD^vP*X"
+    for k, solver in enumerate(solvers):
+        points = [(statistics.median(m.milliseconds), names.index(m.case)) for m in found if m.solver == solver]
+        if points:
+            axes.scatter(*zip(*points, strict=True), marker=markers[k % len(markers)], label=solver, zorder=3)
+    axes.set(xscale="log", xlabel="milliseconds", yticks=range(len(names)), yticklabels=names)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return axes
+
+
 @app.command()
 def run(
     batch: Annotated[int, typer.Option(min=1)] = 128,
@@ -259,10 +312,9 @@ def run(
     threads: Annotated[int, typer.Option(min=1)] = 2,
     seed: int = 0,
 ) -> None:
-    """Milliseconds of forward and backward (argmax: forward), and how many times as long as the fast path."""
-    torch.set_num_threads(threads)
-    found, solvers = run_cases(batch, rounds, seed)
-    print_table(found, solvers)
+    """The table and the plot of `cvxsst bench`, kept in `benchmarks/results`."""
+    RESULTS.mkdir(exist_ok=True)
+    found = bench(RESULTS / "fast.png", batch, rounds, threads, seed)
     save("fast", [asdict(m) for m in found], batch=batch, threads=threads, seed=seed)
 
 

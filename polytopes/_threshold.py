@@ -2,9 +2,9 @@
 
     z = phi*'(u - tau) clamped to [0, 1],      tau: sum z = k
 
-    Euclidean            z = clamp(u - tau, 0, 1)                                     tau exact, by sorting
-    CategoricalEntropy   z = min(1, exp(u - tau))                                     tau exact, by sorting
-    BinaryEntropy        z = sigmoid(u - tau)                                         tau by Newton's method
+    Euclidean            z = clamp(u - tau, 0, 1)         tau exact: by sorting (k = 1), by Newton's method and its end
+    CategoricalEntropy   z = min(1, exp(u - tau))         tau exact, by sorting
+    BinaryEntropy        z = sigmoid(u - tau)             tau by Newton's method
 
 With d = dz/du at fixed tau (1 or z where z moves, z (1 - z), 0 where it is clamped), sum dz = 0 gives
 
@@ -26,9 +26,10 @@ import torch
 from cvxsst.arguments import is_finite
 
 Solve = Callable[[torch.Tensor, int], torch.Tensor]
+Evaluate = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 Slope = Callable[[torch.Tensor], torch.Tensor]
 
-NEWTON_STEPS = 100
+STEPS = 200
 GAP = 800.0  # exp(-GAP) is 0
 
 
@@ -113,24 +114,45 @@ def _sparsemax(u: torch.Tensor, k: int) -> torch.Tensor:
 
 
 def _euclidean(u: torch.Tensor, k: int) -> torch.Tensor:
-    """sum clamp(u - tau, 0, 1) is piecewise linear in tau, with kinks at u_i - 1 and u_i: sort them."""
+    """Newton's method on the piecewise linear sum; then tau from the entries between 0 and 1 alone, exactly.
+
+    The root is between u_(k+1) - 1, where k + 1 entries are 1, and u_(k), where fewer than k are positive.
+    """
     if k in (0, u.shape[-1]):
         return torch.full_like(u, k > 0)
-    n = u.shape[-1]
-    kinks, position = torch.cat([u, u - 1], -1).sort(dim=-1, descending=True)
-    slope = torch.where(position < n, 1.0, -1.0).to(u).cumsum(-1)  # how many entries move just below each kink
-    rise = slope[..., :-1] * (kinks[..., :-1] - kinks[..., 1:])
-    total = torch.cat([torch.zeros_like(kinks[..., :1]), rise.cumsum(-1)], -1)  # the sum at each kink
-    at = (total < k).sum(-1, keepdim=True).clamp(1, 2 * n - 1)  # the first kink where the sum has reached k
-    above = kinks.gather(-1, at - 1)
-    moving = slope.gather(-1, at - 1).clamp_min(1.0)
-    tau = above - (k - total.gather(-1, at - 1)) / moving
+    largest = u.topk(k + 1, dim=-1).values
+
+    def evaluate(tau: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        z = (u - tau).clamp(0.0, 1.0)
+        return z.sum(-1, keepdim=True) - k, ((z > 0) & (z < 1)).to(z).sum(-1, keepdim=True)
+
+    tau = _root(evaluate, largest[..., k:] - 1, largest[..., k - 1 : k], 0.0)
     z = (u - tau).clamp(0.0, 1.0)
-    # tau once more from the entries between 0 and 1 alone: free of the rounding of the sums
     inside = (z > 0) & (z < 1)
     count = inside.sum(-1, keepdim=True)
     exact = (torch.where(inside, u, 0.0).sum(-1, keepdim=True) + (z >= 1).sum(-1, keepdim=True) - k) / count
     return torch.where(count > 0, (u - exact).clamp(0.0, 1.0), z.round())
+
+
+def _root(evaluate: Evaluate, low: torch.Tensor, high: torch.Tensor, tolerance: float) -> torch.Tensor:
+    """Where a falling function of tau is 0, between low and high ``(*batch, 1)``.
+
+    Newton's method (``evaluate`` gives the function and minus its slope), with bisection where it leaves what is known
+    to hold the root.
+    """
+    eps, tiny = torch.finfo(low.dtype).eps, torch.finfo(low.dtype).tiny
+    tau = (low + high) / 2
+    for _ in range(STEPS):
+        h, slope = evaluate(tau)
+        rising = h > 0
+        low, high = torch.where(rising, tau, low), torch.where(rising, high, tau)
+        newton = tau + h / slope.clamp_min(tiny)
+        new = torch.where((newton >= low) & (newton <= high), newton, (low + high) / 2)
+        moving = (new - tau).abs() > tolerance + 16 * eps * (1 + tau.abs())
+        tau = new
+        if not bool(moving.any()):
+            break
+    return tau
 
 
 def _categorical(u: torch.Tensor, k: int) -> torch.Tensor:
@@ -187,26 +209,20 @@ def newton_threshold(u: torch.Tensor, k: int, tolerance: float) -> torch.Tensor:
     With the k largest entries "in" and the others "out" the condition is that as much is missing from the first as the
     second have:  h(tau) = log sum_out sigmoid(u - tau) - log sum_in sigmoid(tau - u) = 0. h falls with a slope between
     -2 and 0, is nearly straight where the two groups are far apart, and has no cancellation however far. The root is
-    between u_(k+1) - log k and u_(k) + log(n - k): there too much, or too little, is chosen. Newton's method, with
-    bisection where it leaves what is known to hold the root.
+    between u_(k+1) - log k and u_(k) + log(n - k): there too much, or too little, is chosen.
     """
-    n = u.shape[-1]
-    largest, chosen = u.topk(k + 1, dim=-1)
-    low, high = largest[..., k:] - math.log(k), largest[..., k - 1 : k] + math.log(n - k)
-    sign = torch.ones_like(u).scatter_(-1, chosen[..., :k], -1.0)
-    groups = torch.stack([sign > 0, sign < 0], -1).to(u)  # out, in
-    tau = (low + high) / 2
-    tiny, eps = torch.finfo(u.dtype).tiny, torch.finfo(u.dtype).eps
-    for _ in range(NEWTON_STEPS):
-        side = torch.sigmoid(sign * (u - tau))  # what is there, or what is missing
-        sums = torch.stack([side, side * (1 - side)], -2) @ groups
-        both = sums[..., 0, :].clamp_min(tiny)  # if both are that small z is 0 and 1 to the last digit
-        h = (both[..., :1] / both[..., 1:]).log()
-        step = h / (sums[..., 1, :] / both).sum(-1, keepdim=True)
-        low, high = torch.where(h > 0, tau, low), torch.where(h > 0, high, tau)
-        newton, size = tau + step, 1 + tau.abs()
-        tau = torch.where((newton >= low) & (newton <= high), newton, (low + high) / 2)
-        done = (step.abs() <= tolerance + 64 * eps * size) | (high - low <= 4 * eps * size) | (h == 0)
-        if bool(done.all()):
-            break
-    return tau
+    n, tiny = u.shape[-1], torch.finfo(u.dtype).tiny
+    ordered = u.sort(dim=-1, descending=True).values
+    sign = torch.ones(n, dtype=u.dtype, device=u.device)
+    sign[:k] = -1
+
+    def evaluate(tau: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        side = torch.sigmoid((ordered - tau) * sign)  # what is missing, then what is there
+        moved = side - side.square()
+        # if both sums are that small z is 0 and 1 to the last digit
+        missing, there = (part.sum(-1, keepdim=True).clamp_min(tiny) for part in side.tensor_split([k], -1))
+        less, more = (part.sum(-1, keepdim=True) for part in moved.tensor_split([k], -1))
+        return (there / missing).log(), less / missing + more / there
+
+    low, high = ordered[..., k : k + 1] - math.log(k), ordered[..., k - 1 : k] + math.log(n - k)
+    return _root(evaluate, low, high, tolerance)

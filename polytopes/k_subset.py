@@ -6,7 +6,7 @@
 all vertices are integral (Hoffman and Kruskal 1956).
 
     argmax               the k largest utilities, O(n + k log k)
-    Euclidean            z = clamp(u - tau, 0, 1), tau exact by sorting, O(n log n)
+    Euclidean            z = clamp(u - tau, 0, 1), tau by Newton's method, then exact, O(n) a step
     CategoricalEntropy   z = min(1, exp(u - tau)), tau exact by sorting, O(n log n)
     BinaryEntropy        z = sigmoid(u - tau), tau by Newton's method, O(n) a step (Amos, Koltun and Kolter 2019)
     ExponentialFamily    z = E[z], p(z) ~ exp <u, z>: independent choices given their number, O(n sqrt(min(k, n - k)))
