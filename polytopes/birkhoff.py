@@ -108,11 +108,13 @@ class _Softmax(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: torch.Tensor) -> torch.Tensor:
-        return derivative(*ctx.saved_tensors, g)
+        (z,) = ctx.saved_tensors
+        return derivative(z, g)
 
     @staticmethod
     def jvp(ctx: Any, du: torch.Tensor) -> torch.Tensor:
-        return derivative(*ctx.saved_tensors, du)
+        (z,) = ctx.saved_tensors
+        return derivative(z, du)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, u: torch.Tensor) -> tuple[torch.Tensor, int]:
