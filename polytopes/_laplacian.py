@@ -3,13 +3,10 @@
     L = diag(W 1) - W,     W >= 0 symmetric, zero diagonal,     L x = f
 
 L is singular, L 1 = 0, and f sums to 0 over every connected component: x is known up to a constant on each, and only
-differences within a component are used.
+differences within a component are used. The weights may range over hundreds of orders of magnitude: Cholesky's
+factorization does not mind, since it makes the same relative errors whatever scales rows and columns alike.
 
-    Cholesky      quick; the error is 1e-16 / (least pivot): of no use where components are all but separate
-    elimination   without a single subtraction, so exact however widely the weights range: node k, of weights w to the
-                  others, becomes edges w_i w_j / sum w between its neighbours (Grassmann, Taksar and Heyman 1985)
-
-Cost O(n^3) each; the elimination takes n steps for the whole batch.
+Cost O(n^3).
 """
 
 from __future__ import annotations
@@ -18,14 +15,14 @@ from typing import Any
 
 import torch
 
-DOUBTFUL = 1e-6  # least pivot of a Cholesky factorization that is trusted; weights are at most of order 1
 SEPARATE = 1e-200  # weights below join nothing
-# Share of a node's weights by which it is tied to 0 as well: f sums to 0 over a component up to rounding only, which
-# would drive apart components that weights of 1e-15 hold together.
+# Share of a node's weights by which it is tied to 0 as well. A component's f sums to 0 up to rounding only: without
+# ties that would drive apart components that weights of 1e-15 hold together, and pivots would round to 0 or below.
 TIE = 1e-13
+TRUSTED = 1e-6  # least pivot of a factorization without ties: no component is all but separate
 
 
-def tied_last(diagonal: torch.Tensor) -> torch.Tensor:
+def grounded(diagonal: torch.Tensor) -> torch.Tensor:
     """The diagonal of L ``(B, n)`` with the last node tied to 0: that fixes the constant and changes no difference."""
     diagonal = diagonal.clone()
     diagonal[:, -1] *= 2
@@ -33,43 +30,17 @@ def tied_last(diagonal: torch.Tensor) -> torch.Tensor:
 
 
 def by_cholesky(L: torch.Tensor, f: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """x ``(B, n)`` and the factor, for L with a tie: NaN or small pivots where it is still nearly singular."""
+    """x ``(B, n)`` for a grounded L, and whether it can be trusted ``(B,)``."""
     R, _ = torch.linalg.cholesky_ex(L)
-    return torch.cholesky_solve(f[..., None], R)[..., 0], R
-
-
-def is_trusted(R: torch.Tensor) -> torch.Tensor:
-    """Whether the factorization is: ``(B,)``."""
-    return R.diagonal(dim1=-2, dim2=-1).amin(-1).square() >= DOUBTFUL
-
-
-def by_elimination(W: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
-    """x ``(B, n)``."""
-    W, f = (t.movedim(0, -1).clone(memory_format=torch.contiguous_format) for t in (W, f))
-    tie, shares, pivots = TIE * W.sum(0), [], []
-    for k in range(len(f) - 1, -1, -1):
-        weights = W[:k, k]
-        pivot = weights.sum(0) + tie[k]
-        pivot = torch.where(pivot > SEPARATE, pivot, torch.inf)
-        share = weights / pivot
-        W[:k, :k] += share[:, None] * weights
-        tie[:k] += share * tie[k]
-        f[:k] += share * f[k]
-        shares.append(share)
-        pivots.append(pivot)
-    x = torch.zeros_like(f)
-    for k, share, pivot in zip(range(len(f)), reversed(shares), reversed(pivots), strict=True):
-        x[k] = f[k] / pivot + (share * x[:k]).sum(0)
-    return x.movedim(-1, 0)
+    least = R.diagonal(dim1=-2, dim2=-1).amin(-1)
+    return torch.cholesky_solve(f[..., None], R)[..., 0], least.square() >= TRUSTED
 
 
 def solve(W: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
-    """x ``(B, n)``, the quick way where it can be trusted, else the exact one."""
-    x, R = by_cholesky(torch.diag_embed(tied_last(W.sum(-1))) - W, f)
-    doubtful = (~is_trusted(R)).nonzero().flatten()
-    if len(doubtful):
-        x[doubtful] = by_elimination(W[doubtful], f[doubtful])
-    return x
+    """x ``(B, n)``, however weakly the components hang together."""
+    weights = W.sum(-1)
+    diagonal = torch.where(weights > SEPARATE, (1 + TIE) * weights, 1.0)
+    return by_cholesky(torch.diag_embed(grounded(diagonal)) - W, f)[0]
 
 
 def potentials(W: torch.Tensor, f: torch.Tensor) -> torch.Tensor:

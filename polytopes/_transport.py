@@ -21,13 +21,14 @@ from __future__ import annotations
 
 import torch
 
-from polytopes._laplacian import by_cholesky, is_trusted, potentials, solve, tied_last
+from polytopes._laplacian import by_cholesky, grounded, potentials, solve
 
 EPS = torch.finfo(torch.float64).eps
 SWEEPS = 8  # of Sinkhorn before Newton
 LARGEST = 1e100  # product of the scaling factors: beyond, what exp(u) rounded to 0 may matter; log domain
 NEWTON_STEPS = 6
 CLOSE = 1e-7  # last step of Newton, relative to z: the error after it is of the order of its square
+ROUNDING = 1e-13  # of the column sums
 COOLING = 2.0
 MILD = 20.0  # spread of u at which the continuation starts
 STAGES = 50
@@ -72,11 +73,11 @@ def _by_scaling(u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     arrived = torch.zeros_like(in_range)
     for step in range(NEWTON_STEPS):
         columns = z.sum(-2)
-        L = torch.baddbmm(torch.diag_embed(tied_last(columns)), z.mT, z, alpha=-1)  # cancels, but not by much here
-        db, R = by_cholesky(L, columns - 1)
+        L = torch.baddbmm(torch.diag_embed(grounded(columns)), z.mT, z, alpha=-1)  # cancels, but not by much here
+        db, trusted = by_cholesky(L, columns - 1)
         z = _row_stochastic(z * torch.exp(-db)[..., None, :])
         if step:
-            arrived = in_range & is_trusted(R) & (db.abs().amax(-1) <= CLOSE)
+            arrived = in_range & trusted & (db.abs().amax(-1) <= CLOSE)
             if bool(arrived.all()):
                 break
     return z, arrived
@@ -87,33 +88,35 @@ def _row_stochastic(z: torch.Tensor) -> torch.Tensor:
 
 
 def _by_cooling(u: torch.Tensor) -> torch.Tensor:
-    """z by Newton in the log domain while s u, s from a mild spread up to 1, follows the cooling; NaN if it is lost.
+    """z by Newton in the log domain, while s u, s from a mild spread up to 1, follows the cooling; NaN if it is lost.
 
     A step is right when the column sums are, each relative to what its column shares with others (L's diagonal): of
-    z within 1e-20 of a permutation even the 1e-20 are. Far from the solution Sinkhorn's sweep helps where Newton's
-    matrix, with columns that share next to nothing, does not.
+    z within 1e-20 of a permutation even the 1e-20 are. Only where components hang together by less than the rounding
+    of their sums do the steps not get smaller. Far from the solution Sinkhorn's sweep helps where Newton's matrix,
+    with columns that share next to nothing, does not.
     """
     z = torch.full_like(u, torch.nan)
-    allowed = torch.where(u == -torch.inf, 0.0, u)
-    spread = (allowed.amax((-1, -2)) - allowed.amin((-1, -2)))[:, None]
+    known = torch.where(u == -torch.inf, 0.0, u)
+    spread = (known.amax((-1, -2)) - known.amin((-1, -2)))[:, None]
     live, s = torch.arange(len(u), device=u.device), (MILD / spread).clamp_max(1.0)
-    b = _swept(s[..., None] * u, torch.zeros_like(u[:, 0]))
+    b, last = _swept(s[..., None] * u, torch.zeros_like(u[:, 0])), torch.full_like(s, torch.inf)
     for _ in range(STAGES):
-        x = _rows(s[..., None] * u, b)
-        db, miss, relative = _newton_step(x)
-        size, there = db.abs().amax(-1, keepdim=True), (s == 1)[:, 0]
+        db, miss, relative = _newton_step(_rows(s[..., None] * u, b))
+        size = db.abs().amax(-1, keepdim=True)
+        right = relative <= ROUNDING + 8 * EPS * spread
         close = (size <= CLOSE) & (miss <= CLOSE)
-        arrived = there & (close[:, 0] | (relative <= 1e-13 + 8 * EPS * spread[:, 0]))
+        stalled = (size <= 1e-2) & (miss <= ROUNDING) & (size > 0.5 * last)
+        arrived = ((s == 1) & (right | close | stalled)).flatten()
         z[live[arrived]] = _rows(u[arrived], (b + db)[arrived])
         keep = ~arrived
         if not bool(keep.any()):
             break
         live, u, spread, s, b, db, size, miss = (t[keep] for t in (live, u, spread, s, b, db, size, miss))
-        b = b + db / size.clamp_min(1.0)
         cooler = torch.where((size < 0.5) & (miss < 0.5), (COOLING * s).clamp_max(1.0), s)
-        b, calm = b * (cooler / s), (size < 1) & (cooler == s)
-        s = cooler
-        b = torch.where(calm, b, _swept(s[..., None] * u, b))
+        steady = cooler == s
+        b = (b + db / size.clamp_min(1.0)) * (cooler / s)
+        s, last = cooler, torch.where(steady, size, torch.inf)
+        b = torch.where(steady & (size < 1), b, _swept(s[..., None] * u, b))
     return z
 
 
@@ -127,7 +130,7 @@ def _swept(u: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def _newton_step(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The step in b, the largest miss of a column sum, and the largest relative to L's diagonal."""
+    """The step in b ``(B, n)``, the largest miss of a column sum ``(B, 1)``, the largest relative to L's diagonal."""
     E = _others(z)
     W = E * (z.mT @ z)
     shared = W.sum(-1)
@@ -138,4 +141,4 @@ def _newton_step(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
     missing = miss.abs()
     db = torch.where((shared > NOTHING) | (missing > NOTHING), db, 0.0)
     relative = (missing - NOTHING).clamp_min(0.0) / shared.clamp_min(NOTHING**2)
-    return db, missing.amax(-1, keepdim=True), relative.amax(-1)
+    return db, missing.amax(-1, keepdim=True), relative.amax(-1, keepdim=True)
