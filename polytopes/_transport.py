@@ -25,7 +25,7 @@ from polytopes._laplacian import by_cholesky, grounded, potentials, solve
 
 EPS = torch.finfo(torch.float64).eps
 SWEEPS = 8  # of Sinkhorn before Newton
-LARGEST = 1e100  # product of the scaling factors: beyond, what exp(u) rounded to 0 may matter; log domain
+LARGEST = 1e250  # scaling factor: beyond, entries of exp(u) that matter may have been rounded to 0
 NEWTON_STEPS = 6
 CLOSE = 1e-7  # last step of Newton, relative to z: the error after it is of the order of its square
 ROUNDING = 1e-13  # of the column sums
@@ -68,7 +68,7 @@ def _by_scaling(u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     for _ in range(SWEEPS):
         a = 1 / (last * b).sum(1)
         b = 1 / (last * a[:, None]).sum(0)
-    in_range = a.amax(0) * b.amax(0) <= LARGEST
+    in_range = b.amax(0) <= LARGEST
     z = _row_stochastic(K * b.T[..., None, :])
     arrived = torch.zeros_like(in_range)
     for step in range(NEWTON_STEPS):

@@ -8,6 +8,7 @@ import cvxsst
 import polytopes
 from benchmarks.kkt import extreme_instances
 from cvxsst import CategoricalEntropy, Euclidean
+from polytopes._transport import _by_scaling, entropic
 from polytopes.birkhoff import sinkhorn
 
 from .table import utilities
@@ -109,6 +110,9 @@ def test_function_transforms(family, n, regularizer, generator: torch.Generator)
     J = torch.func.jacrev(f)(w[0]).reshape(P.size, P.size)
     torch.testing.assert_close(torch.func.jacfwd(f)(w[0]).reshape(P.size, P.size), J, atol=1e-10, rtol=0)
     torch.testing.assert_close(torch.func.vmap(torch.func.jacrev(f))(w)[0].reshape(J.shape), J, atol=1e-10, rtol=0)
+    forward_over_reverse = torch.func.hessian(lambda x: (f(x) ** 2).sum())(w[0])
+    reverse_twice = torch.autograd.functional.hessian(lambda x: (f(x) ** 2).sum(), w[0])
+    torch.testing.assert_close(forward_over_reverse, reverse_twice, atol=1e-9, rtol=0)
     moved = torch.func.jvp(f, (w[0],), (v,))[1]
     torch.testing.assert_close(moved.reshape(-1), J @ v.reshape(-1), atol=1e-10, rtol=0)
 
@@ -180,6 +184,30 @@ def test_two_by_two_has_a_closed_form_at_any_temperature(T: float, generator: to
     slope = (expected[:, 0, 0] * expected[:, 0, 1] / (2 * T))[:, None, None] * (g * sign).sum((1, 2), keepdim=True)
     torch.testing.assert_close(z, expected, rtol=1e-9, atol=1e-90)
     torch.testing.assert_close(gradient, slope * sign, rtol=1e-9, atol=1e-90)
+
+
+def test_columns_far_below_the_others(generator: torch.Generator) -> None:
+    """What leaves the range of exp(u) is solved in the log domain."""
+    w = utilities(polytopes.birkhoff(5), 6, generator=generator)
+    depth = torch.tensor([0.0, 200.0, 500.0, 700.0, 740.0, 3000.0], dtype=torch.float64)
+    low = w.clone()
+    low[:, :, 1] -= depth[:, None]
+    assert _by_scaling(low)[1].tolist() == [True, True, True, False, False, False]
+    assert (cvxsst.softmax(polytopes.birkhoff(5), low, ENTROPY) - sinkhorn(w, 5)).abs().max() <= 1e-12
+
+
+def test_what_shares_little_is_left_to_the_careful_way() -> None:
+    """Where columns share 1e-7, sums of order 1 are too coarse."""
+    w = torch.tensor([[[0.0, -9.0], [-9.0, 0.0]], [[0.0, -17.0], [-17.0, 0.0]]], dtype=torch.float64)
+    assert _by_scaling(w)[1].tolist() == [True, False]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 25])
+def test_finite_utilities_need_no_other_engine(n: int, generator: torch.Generator) -> None:
+    for T in (1e3, 1.0, 0.1, 0.05, 0.01, 1e-3, 1e-4, 1e-6):
+        z = entropic(utilities(polytopes.birkhoff(n), 300 // n, generator=generator) / T)
+        for dimension in (1, 2):
+            assert (z.sum(dimension) - 1).abs().max() <= 1e-11
 
 
 @pytest.mark.parametrize("T", [0.05, 0.01])
