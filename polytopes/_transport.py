@@ -114,7 +114,7 @@ def _by_cooling(u: torch.Tensor) -> torch.Tensor:
         live, u, spread, s, b, db, size, miss = (t[keep] for t in (live, u, spread, s, b, db, size, miss))
         cooler = torch.where((size < 0.5) & (miss < 0.5), (COOLING * s).clamp_max(1.0), s)
         steady = cooler == s
-        b = (b + db / size.clamp_min(1.0)) * (cooler / s)
+        b = (b + db) * (cooler / s)
         s, last = cooler, torch.where(steady, size, torch.inf)
         b = torch.where(steady & (size < 1), b, _swept(s[..., None] * u, b))
     return z
