@@ -10,6 +10,7 @@ import torch
 
 from cvxsst.arguments import Problem, checked_problem, holds
 from cvxsst.engines import Engine, Info, chosen_engine
+from cvxsst.engines.fast import Fast
 from cvxsst.errors import ConvergenceError, EmptyPolytopeError, NoFastPathError, some
 from cvxsst.regularizers import Euclidean, Regularizer
 from cvxsst.vertices import vertices
@@ -147,10 +148,11 @@ def softmax(
         regularizer: f: ``Euclidean()``, ``CategoricalEntropy()``, ``BinaryEntropy()``, ``ExponentialFamily()`` or
             ``Custom(function)``.
         temperature: T > 0, a float, or a tensor that broadcasts with the batch and may require a gradient.
-        engine: ``"auto"`` (``which_engine`` tells which), ``"fast"``, ``"cvxpylayer"`` or ``"enumeration"``.
+        engine: ``"auto"`` (``which_engine`` tells which), ``"fast"``, ``"kkt"``, ``"cvxpylayer"``, ``"enumeration"``.
         backward: ``"implicit"`` the derivative of the optimality conditions (or of the closed form);
             ``"finite_difference"`` (z(u + eps g) - z(u - eps g)) / 2 eps along the incoming gradient g, right because
-            dz/du is symmetric: two more solves, any engine.
+            dz/du is symmetric: two more solves, any engine; ``"unroll"`` autograd through the iterations of a fast
+            path that is a plain loop of torch operations (Sinkhorn's), slower: for teaching.
         on_failure: what to do with instances whose solve does not reach its tolerance: ``"raise"``, or ``"nan"``
             to return NaN there (value and gradient) and leave the others alone.
         return_info: also return ``info`` with ``converged``, ``residual``, ``iterations``, one entry per instance.
@@ -180,6 +182,9 @@ def softmax(
     solver = checked_options(P, regularizer, engine, backward, on_failure)
     if backward == "implicit":
         z, info = solver.softmax(P, regularizer, problem.u, problem.forbidden)
+    elif backward == "unroll":
+        assert isinstance(solver, Fast), "checked_options sees to it"
+        z, info = solver.softmax(P, regularizer, problem.u, problem.forbidden, unroll=True)
     else:
         found: list[Info] = []
         z = _CentralDifference.apply(
@@ -193,11 +198,19 @@ def softmax(
 
 def checked_options(P: Polytope, regularizer: Regularizer, engine: str, backward: str, on_failure: str) -> Engine:
     """The engine; raises a ValueError unless it and the other options are known and fit."""
-    if backward not in ("implicit", "finite_difference"):
-        raise ValueError(f"backward: choose 'implicit' or 'finite_difference', got {backward!r}")
+    if backward not in ("implicit", "finite_difference", "unroll"):
+        raise ValueError(f"backward: choose 'implicit', 'finite_difference' or 'unroll', got {backward!r}")
     if on_failure not in ("raise", "nan"):
         raise ValueError(f"on_failure: choose 'raise' or 'nan', got {on_failure!r}")
-    return chosen_engine(P, regularizer, engine)
+    solver = chosen_engine(P, regularizer, engine)
+    able = P.family.unrollable if P.family is not None else set()
+    if backward == "unroll" and (solver.name != "fast" or type(regularizer) not in able):
+        paths = some([f"{kind.__name__}()" for kind in able]) if able else "none"
+        raise ValueError(
+            f"backward='unroll': needs engine='fast' and a fast path that is a loop of torch operations, which over "
+            f"{P!r} has {paths}, not {regularizer!r} with engine={solver.name!r}; use backward='implicit'"
+        )
+    return solver
 
 
 class _CentralDifference(torch.autograd.Function):

@@ -214,7 +214,10 @@ class Family:
     ``@family.argmax``          ``(w, **arguments) -> z``               a vertex of P that maximizes <w, z>;
                                                                         w is finite float64
     ``@family.softmax(R)``      ``(u, **arguments) -> z``               argmax over P of <u, z> - f(z), with
-                                                                        autograd; u may hold -inf
+                                                                        autograd; u may hold -inf, NaN where that
+                                                                        leaves no structure. With a keyword
+                                                                        ``unroll``: True for a plain loop of torch
+                                                                        operations that autograd goes through
     ``@family.log_partition``   ``(u, **arguments) -> A, (*batch,)``    A(u) = log sum_Z exp<u, z>, with autograd
     ``@family.structures``      ``(**arguments) -> iterable of arrays`` every z in Z once, by brute force: the
                                                                         set as defined, not as constrained
@@ -229,6 +232,7 @@ class Family:
         self.examples = [tuple(example) for example in examples]
         self.argmax_oracle: Callable[..., torch.Tensor] | None = None
         self.softmax_paths: dict[type, Callable[..., torch.Tensor]] = {}
+        self.unrollable: set[type] = set()
         self.log_partition_function: Callable[..., torch.Tensor] | None = None
         self.structure_list: Callable[..., Iterable[np.ndarray]] | None = None
         self._instances: dict[tuple, Polytope] = {}
@@ -269,6 +273,10 @@ class Family:
 
         def register(path: F) -> F:
             self.softmax_paths.update(dict.fromkeys(regularizers, path))
+            unrolls = "unroll" in inspect.signature(path).parameters and "unroll" not in self.signature.parameters
+            self.unrollable = (
+                self.unrollable.union(regularizers) if unrolls else self.unrollable.difference(regularizers)
+            )
             return path
 
         return register

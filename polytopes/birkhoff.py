@@ -5,21 +5,32 @@
 *Why.* Birkhoff 1946, von Neumann 1953; the constraint matrix is the incidence matrix of a bipartite graph, hence
 totally unimodular.
 
-    argmax   the assignment problem, by the Hungarian method (scipy), O(n^3) per instance
+    argmax              the assignment problem, by the Hungarian method (scipy), O(n^3) per instance
+    CategoricalEntropy  z = exp(u - a 1' - 1 b'): Sinkhorn's sweeps, O(n^2) each, finished by Newton on the dual b
+
+Newton's steps and the derivative are O(n^3), see ``_transport``. Sweeps alone end at a gradient that is wrong: at
+T = 0.05 twenty thousand leave marginals off by 5e-5 and the gradient by up to a third.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import cvxpy as cp
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from cvxsst import polytope
+import cvxsst
+from cvxsst import CategoricalEntropy, polytope
+from cvxsst.arguments import holds
 from polytopes._arguments import require_size
+from polytopes._transport import derivative, entropic
+
+MARGINAL = 1e-12  # column sums of the unrolled sweeps, which leave the rows exact
+MOST_SWEEPS = 1000  # unrolled; at T = 1 some 50 will do
 
 
 @polytope(examples=[(3,), (1,), (4,)])
@@ -56,3 +67,55 @@ def assignment(w: torch.Tensor, n: int) -> torch.Tensor:
     for instance, utilities in zip(z, flat, strict=True):
         instance[linear_sum_assignment(utilities, maximize=True)] = 1
     return torch.from_numpy(z).reshape(w.shape).to(w)
+
+
+@birkhoff.softmax(CategoricalEntropy)
+def sinkhorn(u: torch.Tensor, n: int, *, unroll: bool = False) -> torch.Tensor:
+    """``unroll``: Sinkhorn's sweeps alone, with autograd through each, NaN where they are too slow: for teaching."""
+    v = u.double().reshape(-1, n, n)
+    z = _sweeps(v) if unroll else _Softmax.apply(v)
+    return z.reshape(u.shape).to(u)
+
+
+def _sweeps(u: torch.Tensor) -> torch.Tensor:
+    """exp(u - a 1' - 1 b'): a makes the rows sum to 1, b the columns, in turns, until both hold."""
+    b = torch.zeros_like(u[:, 0])
+    for sweep in range(MOST_SWEEPS + 1):
+        a = torch.logsumexp(u - b[:, None, :], 2)
+        z = torch.exp(u - a[:, :, None] - b[:, None, :])
+        late = ~((z.sum(1) - 1).abs() <= MARGINAL).all(1)
+        if sweep == MOST_SWEEPS or (sweep % 10 == 0 and not holds(late)):
+            break
+        b = torch.logsumexp(u - a[:, :, None], 1)
+    return torch.where(late[:, None, None], torch.nan, z)
+
+
+class _Softmax(torch.autograd.Function):
+    """u ``(B, n, n)`` to z; its derivative is a symmetric map that serves forwards and backwards."""
+
+    @staticmethod
+    def forward(u: torch.Tensor) -> torch.Tensor:
+        z = entropic(u)
+        if bool(torch.isnan(z.sum())):  # -inf that leave nothing, or entries that are in no permutation; hard luck
+            P, lost = birkhoff(u.shape[-1]), torch.isnan(z).flatten(1).any(1)
+            z[lost] = cvxsst.softmax(P, u[lost], CategoricalEntropy(), engine="kkt", on_failure="nan")
+        return z
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:
+        ctx.save_for_backward(output)
+        ctx.save_for_forward(output)
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> torch.Tensor:
+        (z,) = ctx.saved_tensors
+        return derivative(z, g)
+
+    @staticmethod
+    def jvp(ctx: Any, du: torch.Tensor) -> torch.Tensor:
+        (z,) = ctx.saved_tensors
+        return derivative(z, du)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, u: torch.Tensor) -> tuple[torch.Tensor, int]:
+        return _Softmax.apply(u.movedim(in_dims[0], 0).flatten(0, 1)).unflatten(0, (info.batch_size, -1)), 0

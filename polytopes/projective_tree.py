@@ -179,8 +179,8 @@ def corro_titov(u: torch.Tensor) -> torch.Tensor:
         >>> import torch
         >>> from polytopes.projective_tree import corro_titov
         >>> corro_titov(torch.zeros(3, 3))
-        tensor([[0.0000, 0.7500, 0.7500],
-                [0.0000, 0.0000, 0.2500],
+        tensor([[0.0000, 0.7500, 0.5000],
+                [0.0000, 0.0000, 0.5000],
                 [0.0000, 0.2500, 0.0000]])
     """
     n = u.shape[-1]

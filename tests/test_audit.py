@@ -123,7 +123,7 @@ def test_enumeration_refuses_what_it_cannot_finish() -> None:
     with pytest.raises(cvxsst.NoFastPathError, match="enumerated"):
         cvxsst.which_engine(between, cvxsst.ExponentialFamily())
     with pytest.raises(cvxsst.NoFastPathError, match="enumerated"):
-        cvxsst.which_engine(polytopes.k_subset(50, 10), cvxsst.ExponentialFamily())
+        cvxsst.which_engine(polytopes.birkhoff(12), cvxsst.ExponentialFamily())
 
 
 def test_redundant_rows_are_found_among_necessary_ones_and_only_they() -> None:

@@ -28,7 +28,12 @@ class Fast(Engine):
         return isinstance(regularizer, ExponentialFamily) and P.family.log_partition_function is not None
 
     def softmax(
-        self, P: Polytope, regularizer: Regularizer, u: torch.Tensor, forbidden: torch.Tensor | None
+        self,
+        P: Polytope,
+        regularizer: Regularizer,
+        u: torch.Tensor,
+        forbidden: torch.Tensor | None,
+        unroll: bool = False,
     ) -> tuple[torch.Tensor, Info]:
         assert P.family is not None
         if forbidden is not None:
@@ -36,12 +41,14 @@ class Fast(Engine):
             u = u.masked_fill(forbidden, -torch.inf)
         shaped = u.reshape(-1, *P.shape)
         path = P.family.softmax_paths.get(type(regularizer))
-        z = path(shaped, **P.arguments) if path else _gradient_of_log_partition(P, shaped)
+        options = {"unroll": True} if unroll else {}
+        z = path(shaped, **P.arguments, **options) if path else _gradient_of_log_partition(P, shaped)
         z = z.reshape(u.shape)
         if forbidden is None:
             return z, Info.of_closed_form(z.detach())
-        # By its contract a path answers NaN where -inf leaves no structure.
-        return z, Info.of_closed_form(z.detach(), empty=z.detach().isnan().any(dim=1) & forbidden.any(dim=1))
+        # By its contract a path answers NaN where -inf leaves no structure; sweeps may also be too slow there.
+        lost = z.detach().isnan().any(dim=1) & forbidden.any(dim=1)
+        return z, Info.of_closed_form(z.detach(), empty=torch.zeros_like(lost) if unroll else lost)
 
 
 def _gradient_of_log_partition(P: Polytope, u: torch.Tensor) -> torch.Tensor:

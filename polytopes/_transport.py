@@ -1,0 +1,144 @@
+"""The entropic softmax over doubly stochastic matrices: Sinkhorn's sweeps, finished by Newton's method on the dual.
+
+    maximize <u, z> - sum z_ij log z_ij   over   z 1 = 1, z'1 = 1:        z_ij = exp(u_ij - a_i - b_j)
+
+*Newton.* With a eliminated, z is row by row a softmax of u - 1 b', and the matrix for b is the Laplacian of a graph
+(``_potentials``): columns j and k are joined by W_jk = sum_i z_ij z_ik, by how much they compete for rows.
+
+    L db = z'1 - 1
+
+*Derivative.* C is the derivative with b held fixed, row by row the covariance of a distribution:
+
+    C(g)_ij = sum_k z_ij z_ik (g_ij - g_ik),     (dz/du) g = C(g - 1 x'),     L x = 1'C(g)
+
+It is summed without a subtraction other than g_ij - g_ik, as are the diagonal of L and the column sums less 1: at low
+temperature, where z is within 1e-9 of a permutation, dz/du is of order 1e-9 and still right to many digits.
+
+References: Sinkhorn 1964; Brauer, Clason, Lorenz and Wirth 2017 (Newton after Sinkhorn); Schmitzer 2019 (cooling).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from polytopes._potentials import by_cholesky, grounded, potentials, solve
+
+EPS = torch.finfo(torch.float64).eps
+SWEEPS = 8  # of Sinkhorn before Newton
+LARGEST = 1e250  # scaling factor: beyond, entries of exp(u) that matter may have been rounded to 0
+NEWTON_STEPS = 6
+CLOSE = 1e-7  # last step of Newton, relative to z: the error after it is of the order of its square
+ROUNDING = 1e-13  # of the column sums
+COOLING = 2.0
+MILD = 20.0  # spread of u at which the continuation starts
+STAGES = 50
+NOTHING = 1e-100  # weights below are as good as none
+
+
+def derivative(z: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    """(dz/du) g for z, g ``(B, n, n)``."""
+    E = _others(z)
+    rest = z @ E
+
+    def covariance(g: torch.Tensor) -> torch.Tensor:  # C(g)
+        return z * (g * rest - (z * g) @ E)
+
+    W = E * (z.mT @ z)
+    return covariance(g - potentials(W, covariance(g).sum(-2))[..., None, :])
+
+
+def _others(z: torch.Tensor) -> torch.Tensor:
+    """E = 1 1' - I: z @ E sums all but the entry itself."""
+    return 1 - torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
+
+
+def entropic(u: torch.Tensor) -> torch.Tensor:
+    """z = exp(u - a 1' - 1 b') for u ``(B, n, n)``; NaN where no way leads to the tolerance."""
+    z, arrived = _by_scaling(u)
+    hard = (~arrived).nonzero().flatten()
+    if len(hard):
+        z[hard] = _by_cooling(u[hard])
+    return z
+
+
+def _by_scaling(u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sinkhorn's sweeps on exp(u), then Newton; z, and whether it is right."""
+    K = torch.exp(u - u.amax(-1, keepdim=True))
+    last, b = K.movedim(0, -1).contiguous(), torch.ones_like(K[:, 0]).T  # instances last: quickest for small n
+    for _ in range(SWEEPS):
+        a = 1 / (last * b).sum(1)
+        b = 1 / (last * a[:, None]).sum(0)
+    in_range = b.amax(0) <= LARGEST
+    z = _row_stochastic(K * b.T[..., None, :])
+    arrived = torch.zeros_like(in_range)
+    for step in range(NEWTON_STEPS):
+        columns = z.sum(-2)
+        L = torch.baddbmm(torch.diag_embed(grounded(columns)), z.mT, z, alpha=-1)  # cancels, but not by much here
+        db, trusted = by_cholesky(L, columns - 1)
+        z = _row_stochastic(z * torch.exp(-db)[..., None, :])
+        if step:
+            arrived = in_range & trusted & (db.abs().amax(-1) <= CLOSE)
+            if bool(arrived.all()):
+                break
+    return z, arrived
+
+
+def _row_stochastic(z: torch.Tensor) -> torch.Tensor:
+    return z / z.sum(-1, keepdim=True)
+
+
+def _by_cooling(u: torch.Tensor) -> torch.Tensor:
+    """z by Newton in the log domain, while s u, s from a mild spread up to 1, follows the cooling; NaN if it is lost.
+
+    A step is right when the column sums are, each relative to what its column shares with others (L's diagonal): of
+    z within 1e-20 of a permutation even the 1e-20 are. Only where components hang together by less than the rounding
+    of their sums do the steps not get smaller. Far from the solution Sinkhorn's sweep helps where Newton's matrix,
+    with columns that share next to nothing, does not.
+    """
+    z = torch.full_like(u, torch.nan)
+    known = torch.where(u == -torch.inf, 0.0, u)
+    spread = (known.amax((-1, -2)) - known.amin((-1, -2)))[:, None]
+    live, s = torch.arange(len(u), device=u.device), (MILD / spread).clamp_max(1.0)
+    b, last = _swept(s[..., None] * u, torch.zeros_like(u[:, 0])), torch.full_like(s, torch.inf)
+    for _ in range(STAGES):
+        db, miss, relative = _newton_step(_rows(s[..., None] * u, b))
+        size = db.abs().amax(-1, keepdim=True)
+        right = relative <= ROUNDING + 8 * EPS * spread
+        close = (size <= CLOSE) & (miss <= CLOSE)
+        stalled = (size <= 1e-2) & (miss <= ROUNDING) & (size > 0.5 * last)
+        arrived = ((s == 1) & (right | close | stalled)).flatten()
+        z[live[arrived]] = _rows(u[arrived], (b + db)[arrived])
+        keep = ~arrived
+        if not bool(keep.any()):
+            break
+        live, u, spread, s, b, db, size, miss = (t[keep] for t in (live, u, spread, s, b, db, size, miss))
+        cooler = torch.where((size < 0.5) & (miss < 0.5), (COOLING * s).clamp_max(1.0), s)
+        steady = cooler == s
+        b = (b + db) * (cooler / s)
+        s, last = cooler, torch.where(steady, size, torch.inf)
+        b = torch.where(steady & (size < 1), b, _swept(s[..., None] * u, b))
+    return z
+
+
+def _rows(u: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return torch.softmax(u - b[..., None, :], -1)
+
+
+def _swept(u: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """One sweep of Sinkhorn: the rows made to sum to 1, then the columns."""
+    return b + torch.log_softmax(u - b[..., None, :], -1).logsumexp(-2)
+
+
+def _newton_step(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The step in b ``(B, n)``, the largest miss of a column sum ``(B, 1)``, the largest relative to L's diagonal."""
+    E = _others(z)
+    W = E * (z.mT @ z)
+    shared = W.sum(-1)
+    largest = z.argmax(-2, keepdim=True)
+    # 1'z - 1: what the others put into the column, less what its largest entry's row puts elsewhere
+    miss = z.scatter(-2, largest, 0.0).sum(-2) - (z @ E).gather(-2, largest)[..., 0, :]
+    db = solve(W, miss)
+    missing = miss.abs()
+    db = torch.where((shared > NOTHING) | (missing > NOTHING), db, 0.0)
+    relative = (missing - NOTHING).clamp_min(0.0) / shared.clamp_min(NOTHING**2)
+    return db, missing.amax(-1, keepdim=True), relative.amax(-1, keepdim=True)
