@@ -179,3 +179,17 @@ def test_one_instance_does_not_disturb_another(generator: torch.Generator) -> No
         calm, shaken = (solve(P, x, regularizer) for x in (w, harsh))
         others = [0, 1, 3, 4, 5]
         assert (calm[others] - shaken[others]).abs().max() <= 1e-9
+
+
+@pytest.mark.parametrize("regularizer", [cvxsst.Euclidean(), cvxsst.CategoricalEntropy()], ids=repr)
+def test_active_constraints_do_not_yield(regularizer, generator: torch.Generator) -> None:
+    """On a permutahedron, where entries are of order n and the hull is lifted: the gradient of isotonic regression."""
+    P = polytopes.permutahedron(12)
+    w, g = (utilities(P, 10, generator=generator) for _ in range(2))
+    found = []
+    for engine in ("kkt", "fast"):
+        leaf = w.clone().requires_grad_()
+        z = cvxsst.softmax(P, leaf, regularizer, 0.1, engine=engine)
+        found.append(torch.autograd.grad(z, leaf, g)[0])
+    off = (found[0] - found[1]).norm(dim=1) / found[1].norm(dim=1).clamp_min(1)
+    assert off.max() <= 1e-6

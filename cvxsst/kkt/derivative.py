@@ -29,7 +29,9 @@ from cvxsst.kkt.interior import EDGE, PROXIMAL, System
 if TYPE_CHECKING:
     from cvxsst.kkt.engine import Part
 
-HEAVY = 1e8  # lam / s beyond this says no more than "active"
+# lam / s beyond this says no more than "active". What is held this firmly still yields by 1 / HEAVY of the curvature,
+# times the square of the scale of z; from 1e13 on the factorization loses its digits.
+HEAVY = 1e11
 REFINEMENTS = 5
 
 
