@@ -43,6 +43,7 @@ class Audit:
         objective: the objective that it maximizes.
         cut_off: a structure of the family's Z that violates the constraints, or None.
         stranger: a vertex that is none of the family's structures, or None.
+        recognized: the member of a known family that the declaration is, by name, or None.
         structures: how many structures the family lists; None where it lists none or too many.
     """
 
@@ -63,6 +64,7 @@ class Audit:
     cut_off: np.ndarray | None = None
     stranger: np.ndarray | None = None
     structures: int | None = None
+    recognized: str | None = None
 
     @property
     def integral(self) -> bool:
@@ -86,6 +88,8 @@ class Audit:
             f"{self.inequalities} inequalities",
             f"  dimension   {self.dimension} of {self.entries} ({flat})",
         ]
+        if self.recognized is not None:
+            lines.append(f"  recognized  as {self.recognized}: its fast paths are taken")
         if self.fixed:
             lines.append(f"  fixed       entries {some(self.fixed)} cannot move")
         if self.implied:
@@ -162,6 +166,7 @@ def audit(P: Polytope, objectives: int = 200, seed: int = 0) -> Audit:
         cut_off=cut_off,
         stranger=stranger,
         structures=structures,
+        recognized=None if P.known in (None, P) else repr(P.known),
     )
 
 

@@ -25,6 +25,7 @@ from cvxsst.audit import audit as audit_polytope
 from cvxsst.engines import which_engine
 from cvxsst.errors import ConvergenceError, NoFastPathError
 from cvxsst.polytope import Declaration, Family, Polytope, polytope
+from cvxsst.recognition import installed_families
 from cvxsst.regularizers import BinaryEntropy, CategoricalEntropy, Euclidean, ExponentialFamily, Regularizer
 
 REGULARIZERS: tuple[Regularizer, ...] = (Euclidean(), CategoricalEntropy(), BinaryEntropy(), ExponentialFamily())
@@ -37,20 +38,10 @@ app = typer.Typer(
 )
 
 
-def families() -> dict[str, Family]:
-    """All installed families by name, in the order of their modules."""
-    found: dict[str, Family] = {}
-    for entry in entry_points(group="cvxsst.families"):
-        module = entry.load()
-        names = getattr(module, "__all__", vars(module))
-        found |= {name: getattr(module, name) for name in names if isinstance(getattr(module, name), Family)}
-    return found
-
-
 def engine_table(progress: bool = False) -> list[list[str]]:
     """The rows of ``cvxsst list``: polytope, shape, argmax, then the engine for each regularizer."""
     rows = []
-    listed = families().values()
+    listed = installed_families().values()
     for family in track(listed, "Asking every engine", transient=True) if progress else listed:
         P = family(*family.examples[0])
         rows.append(
@@ -135,7 +126,7 @@ def audit_families(
     - `cvxsst audit 'k_subset(6, 3)' --objectives 1000`
     - `cvxsst audit my_module:my_polytope --size 4`
     """
-    polytopes = [P for name in names or families() for P in _named(name, size)]
+    polytopes = [P for name in names or installed_families() for P in _named(name, size)]
     failed = 0
     for P in track(polytopes, "Auditing", transient=True, disable=len(polytopes) == 1):
         report = audit_polytope(P, objectives=objectives, seed=seed)
@@ -149,9 +140,11 @@ def _named(name: str, size: str | None) -> list[Polytope]:
     """The polytopes that a name on the command line stands for."""
     name, call = _split_call(name)
     arguments = _literal(call if call is not None else size)
-    target = _own(name) if ":" in name else families().get(name)
+    target = _own(name) if ":" in name else installed_families().get(name)
     if target is None:
-        raise ValueError(f"NAME: no polytope is called {name!r}; choose one of {', '.join(families())}, or module:name")
+        raise ValueError(
+            f"NAME: no polytope is called {name!r}; choose one of {', '.join(installed_families())}, or module:name"
+        )
     if isinstance(target, Polytope):
         return [target]
     family = target if isinstance(target, Family) else polytope(cast(Declaration, target))

@@ -63,13 +63,15 @@ def argmax(P: Polytope, w: torch.Tensor, engine: str = "auto") -> torch.Tensor:
 
 
 def _argmax_engine(P: Polytope, name: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    oracle = P.family.argmax_oracle if P.family is not None else None
+    known = P.known if name in ("auto", "fast") else None
+    oracle = known.family.argmax_oracle if known is not None and known.family is not None else None
     if name == "auto":
         name = "fast" if oracle is not None else "lp"
     if name == "fast":
         if oracle is None:
             raise NoFastPathError(f"engine='fast': no argmax oracle is registered for {P!r}; use engine='lp' or 'auto'")
-        return lambda u: oracle(u, **P.arguments)
+        arguments = known.arguments if known is not None else {}
+        return lambda u: oracle(u, **arguments)
     if name == "lp":
         return lambda u: _by_linear_programs(P, u)
     if name == "enumeration":
@@ -203,8 +205,10 @@ def checked_options(P: Polytope, regularizer: Regularizer, engine: str, backward
     if on_failure not in ("raise", "nan"):
         raise ValueError(f"on_failure: choose 'raise' or 'nan', got {on_failure!r}")
     solver = chosen_engine(P, regularizer, engine)
-    able = P.family.unrollable if P.family is not None else set()
-    if backward == "unroll" and (solver.name != "fast" or type(regularizer) not in able):
+    if backward != "unroll":
+        return solver
+    able = P.known.family.unrollable if P.known is not None and P.known.family is not None else set()
+    if solver.name != "fast" or type(regularizer) not in able:
         paths = some([f"{kind.__name__}()" for kind in able]) if able else "none"
         raise ValueError(
             f"backward='unroll': needs engine='fast' and a fast path that is a loop of torch operations, which over "

@@ -47,6 +47,9 @@ class Polytope:
         constraints: any polyhedral DCP constraints: affine, ``cp.abs``, ``cp.max``, ``cp.sum_largest``,
             ``cp.norm1``, ``cp.norm_inf`` ... Every other variable in them is *lifted*: projected out.
         name: shown by ``repr`` and in messages.
+        recognize: whether a declaration that equals a member of a known family (the zoo, installed packages, families
+            of this process that register ``@family.guess``) takes its fast paths. Decided by the matrices, see
+            ``cvxsst.recognition``, at the first argmax or softmax.
 
     Attributes:
         shape: the shape of z, hence of the last dimensions of every tensor of utilities.
@@ -68,7 +71,14 @@ class Polytope:
         triangle
     """
 
-    def __init__(self, variable: cp.Variable, constraints: Sequence[cp.Constraint], name: str | None = None):
+    def __init__(
+        self,
+        variable: cp.Variable,
+        constraints: Sequence[cp.Constraint],
+        name: str | None = None,
+        *,
+        recognize: bool = True,
+    ):
         if not isinstance(variable, cp.Variable):
             raise ArgumentTypeError(f"variable: expected a cvxpy.Variable, got {type(variable).__name__}")
         self.variable: cp.Variable | None = variable
@@ -77,6 +87,7 @@ class Polytope:
         self.name = "polytope" if name is None else str(name)
         self.family: Family | None = None
         self.arguments: dict[str, Any] = {}
+        self.recognize = recognize
         self.memo: dict[Any, Any] = {}  # what engines prepare for this polytope, under keys of their own
         variables = {v.id: v for c in self.constraints for v in c.variables()} | {variable.id: variable}
         if sum(v.size for v in variables.values()) <= CHECKED_WHEN_DECLARED:
@@ -112,6 +123,15 @@ class Polytope:
                 conflict = fewer
         names = ", ".join(f"constraints[{position}] ({brief(c)})" for position, c in conflict)
         return f"; it is empty because of {names} together: relax one of them" if conflict else ""
+
+    @cached_property
+    def known(self) -> Polytope | None:
+        """The same polytope with its family: itself, or the member of a family that it is recognized as, or None."""
+        if self.family is not None:
+            return self
+        from cvxsst.recognition import recognize
+
+        return recognize(self) if self.recognize else None
 
     @cached_property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
@@ -172,17 +192,17 @@ class Polytope:
     def __reduce__(self) -> tuple:
         if self.family is not None and self.family.is_importable():
             return _recall, (self.family.__module__, self.family.__qualname__, self.arguments)
-        return _rebuild, (self.shape, self.name, self.form)
+        return _rebuild, (self.shape, self.name, self.form, self.recognize)
 
 
 def _recall(module: str, qualname: str, arguments: dict[str, Any]) -> Polytope:
     return operator.attrgetter(qualname)(import_module(module))(**arguments)
 
 
-def _rebuild(shape: tuple[int, ...], name: str, form: StandardForm) -> Polytope:
+def _rebuild(shape: tuple[int, ...], name: str, form: StandardForm, recognize: bool) -> Polytope:
     P = Polytope.__new__(Polytope)
     P.variable, P.constraints, P.shape, P.name = None, [], shape, name
-    P.family, P.arguments, P.memo = None, {}, {}
+    P.family, P.arguments, P.memo, P.recognize = None, {}, {}, recognize
     P.__dict__["form"] = form
     return P
 
@@ -198,6 +218,9 @@ def _checked_constraints(constraints: Sequence[cp.Constraint]) -> list[cp.Constr
                 "a comparison that involves no variable is a plain bool and says nothing: leave it out"
             )
     return checked
+
+
+GUESSING: list[Family] = []  # the families that anonymous declarations are compared with
 
 
 class Family:
@@ -221,6 +244,9 @@ class Family:
     ``@family.log_partition``   ``(u, **arguments) -> A, (*batch,)``    A(u) = log sum_Z exp<u, z>, with autograd
     ``@family.structures``      ``(**arguments) -> iterable of arrays`` every z in Z once, by brute force: the
                                                                         set as defined, not as constrained
+    ``@family.guess``           ``(shape, form) -> iterable of tuples`` arguments of the members that a presolved
+                                                                        standard form might be; cheap: equality of
+                                                                        the matrices is checked afterwards
     ==========================  ======================================  =====================================
     """
 
@@ -235,6 +261,7 @@ class Family:
         self.unrollable: set[type] = set()
         self.log_partition_function: Callable[..., torch.Tensor] | None = None
         self.structure_list: Callable[..., Iterable[np.ndarray]] | None = None
+        self.guess_function: Callable[..., Iterable[tuple]] | None = None
         self._instances: dict[tuple, Polytope] = {}
 
     @property
@@ -289,6 +316,12 @@ class Family:
     def structures(self, function: F) -> F:
         """Register the set Z itself: an iterable over all its structures, for small sizes."""
         self.structure_list = function
+        return function
+
+    def guess(self, function: F) -> F:
+        """Register how to guess the arguments from the shape and the presolved standard form of a declaration."""
+        self.guess_function = function
+        GUESSING.append(self)
         return function
 
     def is_importable(self) -> bool:

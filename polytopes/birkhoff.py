@@ -26,6 +26,7 @@ from scipy.optimize import linear_sum_assignment
 import cvxsst
 from cvxsst import CategoricalEntropy, polytope
 from cvxsst.arguments import holds
+from cvxsst.canonical import StandardForm
 from polytopes._arguments import require_size
 from polytopes._transport import derivative, entropic
 
@@ -119,3 +120,9 @@ class _Softmax(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple, u: torch.Tensor) -> tuple[torch.Tensor, int]:
         return _Softmax.apply(u.movedim(in_dims[0], 0).flatten(0, 1)).unflatten(0, (info.batch_size, -1)), 0
+
+
+@birkhoff.guess
+def square(shape: tuple[int, ...], form: StandardForm) -> Iterator[tuple[int]]:
+    if len(shape) == 2 and shape[0] == shape[1] and form.A.shape[0] == 2 * shape[0] - 1:
+        yield (shape[0],)

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from cvxsst import BinaryEntropy, CategoricalEntropy, Euclidean, ExponentialFamily, polytope
+from cvxsst.canonical import StandardForm
 from polytopes._arguments import require_size
 
 
@@ -73,3 +74,9 @@ def sigmoid(u: torch.Tensor, n: int) -> torch.Tensor:
 @cube.log_partition
 def independent(u: torch.Tensor, n: int) -> torch.Tensor:
     return -torch.nn.functional.logsigmoid(-u).sum(-1)
+
+
+@cube.guess
+def without_equalities(shape: tuple[int, ...], form: StandardForm) -> Iterator[tuple[int]]:
+    if len(shape) == 1 and not form.A.shape[0]:
+        yield shape

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from cvxsst import BinaryEntropy, CategoricalEntropy, Euclidean, ExponentialFamily, polytope
+from cvxsst.canonical import StandardForm
 from polytopes import _counting, _threshold
 from polytopes._arguments import require_size
 
@@ -94,3 +95,12 @@ def log_elementary_symmetric(u: torch.Tensor, n: int, k: int) -> torch.Tensor:
         return u.sum(-1) if k else torch.zeros_like(u.sum(-1))
     finite, missing = _threshold.finite(u, k)
     return torch.where(missing[..., 0], -torch.inf, _counting.log_partition(finite, k))
+
+
+@k_subset.guess
+def by_sum(shape: tuple[int, ...], form: StandardForm) -> Iterator[tuple[int, int]]:
+    """k = b / a where the only equality is a sum z = b."""
+    if len(shape) == 1 and form.A.shape == (1, shape[0]):
+        k = round(form.b[0] / form.A.toarray()[0, 0]) if form.A.toarray()[0, 0] else 0
+        if 1 < k < shape[0]:
+            yield shape[0], k

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from cvxsst import polytope
+from cvxsst.canonical import StandardForm
 from polytopes._arguments import require_size
 
 LARGEST = 14
@@ -85,3 +86,10 @@ def blossom(w: torch.Tensor, n: int) -> torch.Tensor:
         for a, b in nx.max_weight_matching(graph, maxcardinality=True):
             instance[index[min(a, b), max(a, b)]] = 1
     return z.reshape(w.shape).to(w.device)
+
+
+@matching.guess
+def by_pairs(shape: tuple[int, ...], form: StandardForm) -> Iterator[tuple[int]]:
+    n = form.A.shape[0]
+    if len(shape) == 1 and shape[0] == n * (n - 1) // 2 and n % 2 == 0 and 4 <= n <= LARGEST:
+        yield (n,)

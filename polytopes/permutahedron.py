@@ -33,6 +33,7 @@ import numpy as np
 import torch
 
 from cvxsst import CategoricalEntropy, Euclidean, polytope
+from cvxsst.canonical import StandardForm
 from polytopes._arguments import require_size
 
 
@@ -148,3 +149,9 @@ class _Blocks(torch.autograd.Function):
     def vmap(info: Any, in_dims: tuple, s: torch.Tensor, entropic: bool) -> tuple[torch.Tensor, int]:
         flat = s.movedim(in_dims[0], 0).flatten(0, 1)
         return _Blocks.apply(flat, entropic).unflatten(0, (info.batch_size, -1)), 0
+
+
+@permutahedron.guess
+def with_matrix(shape: tuple[int, ...], form: StandardForm) -> Iterator[tuple[int]]:
+    if len(shape) == 1 and form.lifted == shape[0] ** 2:
+        yield shape

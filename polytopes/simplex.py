@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from cvxsst import BinaryEntropy, CategoricalEntropy, Euclidean, ExponentialFamily, polytope
+from cvxsst.canonical import StandardForm
 from polytopes import _threshold
 from polytopes._arguments import require_size
 
@@ -74,3 +75,9 @@ def sigmoids(u: torch.Tensor, n: int) -> torch.Tensor:
 @simplex.log_partition
 def log_sum_exp(u: torch.Tensor, n: int) -> torch.Tensor:
     return u.logsumexp(-1)
+
+
+@simplex.guess
+def by_sum(shape: tuple[int, ...], form: StandardForm) -> Iterator[tuple[int]]:
+    if len(shape) == 1 and form.A.shape[0] == 1:
+        yield shape

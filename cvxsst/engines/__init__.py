@@ -31,6 +31,8 @@ ENGINES: dict[str, Engine] = {engine.name: engine for engine in (Fast(), KKT(), 
 def which_engine(P: Polytope, regularizer: Regularizer) -> str:
     """The name of the engine that ``engine="auto"`` takes: the first of the list above that can.
 
+    ``"fast (birkhoff(5))"`` for a declaration without a family that is recognized as one (``cvxsst.recognition``).
+
     Raises:
         NoFastPathError: an exponential family with no ``@family.log_partition`` and too many structures to
             enumerate.
@@ -41,7 +43,8 @@ def which_engine(P: Polytope, regularizer: Regularizer) -> str:
         >>> cvxsst.which_engine(birkhoff(3), cvxsst.ExponentialFamily())
         'enumeration'
     """
-    return chosen_engine(P, regularizer, "auto").name
+    name = chosen_engine(P, regularizer, "auto").name
+    return f"{name} ({P.known})" if name == "fast" and P.known is not P else name
 
 
 def chosen_engine(P: Polytope, regularizer: Regularizer, name: str) -> Engine:

@@ -1,7 +1,7 @@
 """The family's own closed forms and algorithms, where its page registers them.
 
 For a family with ``@family.softmax(R)`` that function, for the exponential family and a family with
-``@family.log_partition`` the gradient of A(u).
+``@family.log_partition`` the gradient of A(u). A declaration that is recognized as a member of a family has its paths.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ class Fast(Engine):
     name = "fast"
 
     def supports(self, P: Polytope, regularizer: Regularizer) -> bool:
-        if P.family is None:
+        if P.known is None:
             return False
-        if type(regularizer) in P.family.softmax_paths:
+        family = P.known.family
+        assert family is not None
+        if type(regularizer) in family.softmax_paths:
             return True
-        return isinstance(regularizer, ExponentialFamily) and P.family.log_partition_function is not None
+        return isinstance(regularizer, ExponentialFamily) and family.log_partition_function is not None
 
     def softmax(
         self,
@@ -35,6 +37,8 @@ class Fast(Engine):
         forbidden: torch.Tensor | None,
         unroll: bool = False,
     ) -> tuple[torch.Tensor, Info]:
+        assert P.known is not None
+        P = P.known
         assert P.family is not None
         if forbidden is not None:
             P.require_zero_is_least(tuple(forbidden.any(dim=0).nonzero().flatten().tolist()))
