@@ -144,7 +144,6 @@ class Elimination(NamedTuple):
         for k in range(1, n):
             p, row, inner = w[:, :k, k], w[:, k, :k], R[:, :k, :k]
             q = (p[:, None, :] @ inner)[:, 0]
-            q[:, 0] = 0  # no arc into the root
             R[:, k, :k] = q
             R[:, :k, k] = (1 + _times(inner, row) - _dot(q, row)) / sums[:, k : k + 1]
         return Elimination(sums, w, R)
@@ -163,7 +162,6 @@ class Elimination(NamedTuple):
             (s, p, row), dp, drow = self._step(k), dw[:, :k, k], dw[:, k, :k]
             R, q, inner = self.R[:, :k, :k], self.R[:, k, :k], dR[:, :k, :k]
             dq = (dp[:, None, :] @ R + p[:, None, :] @ inner)[:, 0]
-            dq[:, 0] = 0
             dR[:, k, :k] = dq
             moved = _times(inner, row) + _times(R, drow) - _dot(dq, row) - _dot(q, drow)
             dR[:, :k, k] = (moved - self.R[:, :k, k] * ds[:, k : k + 1]) / s

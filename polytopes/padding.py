@@ -48,7 +48,8 @@ def padded(P: cvxsst.Polytope, w: torch.Tensor, lengths: torch.Tensor | Sequence
     """
     tail, head, lengths = _arcs(P, w.device), _arcs(P, w.device, 1), _checked(P, w, lengths)
     lengths = lengths.reshape(*lengths.shape, *[1] * len(P.shape))
-    real, chain = _is_real(tail, head, lengths), _is_chain(tail, head, lengths, undirected=len(P.shape) == 1)
+    real = _is_real(tail, head, lengths)
+    chain = (head == tail + 1) | ((tail == head + 1) & (len(P.shape) == 1))  # an edge has no direction
     return torch.where(real, w, torch.where(chain, 0.0, -torch.inf).to(w))
 
 
@@ -61,11 +62,6 @@ def is_real(P: cvxsst.Polytope, lengths: torch.Tensor | Sequence[int]) -> torch.
 
 def _is_real(tail: torch.Tensor, head: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     return (tail < lengths) & (head < lengths)
-
-
-def _is_chain(tail: torch.Tensor, head: torch.Tensor, lengths: torch.Tensor, undirected: bool) -> torch.Tensor:
-    forward = (head == tail + 1) & (head >= lengths)
-    return forward | ((tail == head + 1) & (tail >= lengths)) if undirected else forward
 
 
 def _arcs(P: cvxsst.Polytope, device: torch.device, end: int = 0) -> torch.Tensor:

@@ -369,3 +369,19 @@ def test_more_masks_than_a_polytope_remembers() -> None:
 def test_errors_without_a_batch_name_no_instance() -> None:
     with pytest.raises(EmptyPolytopeError, match="entries forbid every"):
         cvxsst.argmax(polytopes.simplex(2), torch.full((2,), -torch.inf))
+
+
+def test_a_fast_path_is_not_asked_what_minus_infinity_cannot_mean() -> None:
+    @cvxsst.polytope
+    def signed(n: int):
+        z = cp.Variable(n)
+        return z, [cp.abs(z) <= 1]
+
+    @signed.softmax(Euclidean)
+    def clamp(u: torch.Tensor, n: int) -> torch.Tensor:
+        return u.clamp(-1.0, 1.0)
+
+    P = signed(2)
+    assert cvxsst.which_engine(P, Euclidean()) == "fast"
+    with pytest.raises(ValueError, match="least value"):
+        cvxsst.softmax(P, torch.tensor([0.0, -torch.inf]))
