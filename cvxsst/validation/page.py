@@ -47,8 +47,15 @@ pre { overflow-x: auto; background: #f6f7f8; padding: .6rem; font-size: .8rem; m
 
 def save(reports: list[Report], path: str | Path, summary: Comparison | None = None) -> Path:
     """Write the page of these reports; see ``Report.save``."""
-    require_matplotlib()
+    check_writable(path)
     return write_whole(Path(path), page(reports, summary))
+
+
+def check_writable(path: str | Path) -> None:
+    """Raise before the work is done, not after: matplotlib is missing, or the folder is."""
+    require_matplotlib()
+    if not Path(path).parent.is_dir():
+        raise FileNotFoundError(f"path: there is no folder {Path(path).parent}; make it first")
 
 
 def page(reports: list[Report], summary: Comparison | None = None) -> str:
@@ -162,8 +169,6 @@ def _png(draw: Callable, reports: list[Report]) -> str:
 
 def write_whole(path: Path, text: str) -> Path:
     """Write beside the file, then rename: a reader sees the old page or the new one, and a failure leaves nothing."""
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"path: there is no folder {path.parent}; make it first")
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
