@@ -58,7 +58,7 @@ class Comparison:
             cells = [cell for report in (self.a, self.b) for cell in worst_errors(report, T)]
             table.add_row(f"{T:g}", *cells, escape(verdict))
         yield table
-        yield "[dim]largest errors, kinks left out, against certified references; then each solver's laws[/dim]\n"
+        yield "[dim]largest errors, kinks left out, against certified references, ! where wrong; then all laws[/dim]\n"
         yield self.a
         yield ""
         yield self.b
@@ -98,11 +98,16 @@ def standing(report: Report, T: float) -> str:
 
 
 def worst_errors(report: Report, T: float) -> tuple[str, str]:
-    """The largest error in z and in the vjp at this temperature, as text."""
+    """The largest error in z and in the vjp at this temperature, as text, with a ``!`` where it is wrong."""
     points = _at(report, T)
     in_z = _most([p.z for p in points if p.z_verdict != SILENT])
     in_vjp = _most([p.vjp for p in points if p.vjp_verdict not in (KINK, SILENT)])
-    return number(in_z), number(in_vjp)
+    wrong_z, wrong_vjp = (any(v in (WRONG, SILENT) for v in said) for said in _verdicts(points))
+    return number(in_z) + "!" * wrong_z, number(in_vjp) + "!" * wrong_vjp
+
+
+def _verdicts(points: list[Point]) -> tuple[list[str], list[str]]:
+    return [p.z_verdict for p in points], [p.vjp_verdict for p in points]
 
 
 def _at(report: Report, T: float) -> list[Point]:

@@ -40,7 +40,8 @@ class Instances:
     @property
     def reach(self) -> torch.Tensor:
         """The largest finite |u| of each instance, ``(N,)``: what rounding of u is relative to."""
-        return self.u.masked_fill(torch.isinf(self.u), 0.0).abs().reshape(len(self), -1).amax(dim=1)
+        finite = self.u.masked_fill(torch.isinf(self.u), 0.0).abs()
+        return finite.reshape(len(self), int(np.prod(self.u.shape[1:], dtype=int))).amax(dim=1)
 
     def take(self, rows: list[int]) -> Instances:
         kinds = tuple(self.kinds[i] for i in rows)

@@ -84,7 +84,7 @@ def _summary(comparison: Comparison) -> str:
         rows.append([_cell(c, h, "n" if h != "verdict" else "wide") for c, h in zip(cells, headers, strict=True)])
     head = [f'<th class="{"n" if h != "verdict" else ""}">{h}</th>' for h in headers]
     pictures = _pictures([comparison.a, comparison.b])
-    return f"<p>Who is right? The largest errors, kinks left out.</p>{_table(head, rows)}{pictures}"
+    return f"<p>Who is right? The largest errors, kinks left out; ! where wrong.</p>{_table(head, rows)}{pictures}"
 
 
 def section(report: Report, pictures: bool = True) -> str:

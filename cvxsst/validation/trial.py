@@ -10,13 +10,24 @@ import torch
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import Regularizer
 from cvxsst.validation.derivative import Differences, differences, judge_vjps, vjp_error
-from cvxsst.validation.evidence import KINK, SILENT, WRONG, ValueVerdict, Witness, Yardstick, judge_values, value_status
+from cvxsst.validation.evidence import (
+    KINK,
+    LIMITED,
+    SILENT,
+    WRONG,
+    ValueVerdict,
+    Witness,
+    Yardstick,
+    judge_values,
+    value_status,
+)
 from cvxsst.validation.instances import Instances
 from cvxsst.validation.report import Point, number
 from cvxsst.validation.solvers import Answer, Solver
 
-ASKED_OF_THE_SLOW = 8  # instances of a sample, and as many of those in dispute
+ASKED_OF_THE_SLOW = 8  # instances of a sample
 ASKED_WITHOUT_QUICK = 24  # of a sample, where no quick reference is there
+DISPUTED, ROUNDS = 2, 4  # and of those in dispute the worst few, until these have been asked about
 
 
 @dataclass
@@ -78,15 +89,18 @@ def hold(
         rows = sample if witness.solver.slow else list(range(N))
         witness.testify(instances, rows, regularizer, yardstick)
     step("central differences")
-    values, differenced, status = _verdicts(candidate, witnesses, instances, regularizer, yardstick)
-    disputed = _disputed(candidate, values, differenced, status)
-    for witness in witnesses:
-        if witness.solver.slow and disputed:
-            step(f"{witness.name}: the instances in dispute")
-            unasked = [i for i in disputed if i not in sample]
-            witness.testify(instances, unasked, regularizer, yardstick)
-    if disputed:
+    asked = set(sample)
+    for _ in range(ROUNDS):
         values, differenced, status = _verdicts(candidate, witnesses, instances, regularizer, yardstick)
+        disputed = _disputed(candidate, values, differenced, status, instances, yardstick)
+        unasked = [i for i in disputed if i not in asked]
+        if not unasked or not any(witness.solver.slow for witness in witnesses):
+            break
+        asked |= set(unasked)
+        for witness in witnesses:
+            if witness.solver.slow:
+                step(f"{witness.name}: the instances in dispute")
+                witness.testify(instances, unasked, regularizer, yardstick)
     return Trial(
         P=solver.P,
         regularizer=regularizer,
@@ -114,12 +128,23 @@ def _verdicts(
     return values, differenced, judge_vjps(candidate, references, differenced, instances, yardstick)
 
 
-def _disputed(candidate: Witness, values: ValueVerdict, differenced: Differences, status: list[str]) -> list[int]:
+def _disputed(
+    candidate: Witness,
+    values: ValueVerdict,
+    differenced: Differences,
+    status: list[str],
+    instances: Instances,
+    yardstick: Yardstick,
+) -> list[int]:
     """The worst few in z and the worst few in the gradient among those not found right."""
+    strain = values.error / yardstick.of_z(instances)
+    strain_vjp = vjp_error(candidate, differenced) / yardstick.of_vjp(instances)
     found = []
-    for errors, verdicts in ((values.error, values.status), (vjp_error(candidate, differenced), status)):
-        doubtful = [i for i, verdict in enumerate(verdicts) if verdict in ("wrong", "limited")]
-        found += sorted(doubtful, key=lambda i: -torch.nan_to_num(errors[i]).item())[: ASKED_OF_THE_SLOW // 2]
+    for strains, verdicts in ((strain, values.status), (strain_vjp, status)):
+        wrong = [i for i, verdict in enumerate(verdicts) if verdict == WRONG]
+        limited = [i for i, verdict in enumerate(verdicts) if verdict == LIMITED]
+        for doubtful in (wrong, limited):
+            found += sorted(doubtful, key=lambda i: -torch.nan_to_num(strains[i]).item())[:DISPUTED]
     return list(dict.fromkeys(found))
 
 
