@@ -4,8 +4,8 @@
     softmax(P, w)   argmax over z in P of <w, z> - T f(z), differentiable
 
 ``Polytope`` and ``polytope`` declare P with CVXPY constraints; ``StochasticArgmax`` and ``StochasticSoftmax`` are the
-same maps of random utilities; ``certificate`` and ``audit`` say whether an answer, or a declaration, is right. The zoo
-of ready polytopes is the package ``polytopes``.
+same maps of random utilities; ``certificate``, ``audit`` and ``validate`` say whether an answer, a declaration or a
+solver is right. The zoo of ready polytopes is the package ``polytopes``.
 """
 
 from cvxsst.audit import Audit, audit
@@ -24,6 +24,7 @@ from cvxsst.layer import SoftmaxLayer
 from cvxsst.maps import argmax, softmax
 from cvxsst.polytope import Family, Polytope, polytope
 from cvxsst.regularizers import BinaryEntropy, CategoricalEntropy, Custom, Euclidean, ExponentialFamily, Regularizer
+from cvxsst.validation import Comparison, Report, compare, validate
 
 __version__ = "0.1.0"
 
@@ -33,6 +34,7 @@ __all__ = [
     "BinaryEntropy",
     "CategoricalEntropy",
     "Certificate",
+    "Comparison",
     "ConvergenceError",
     "Custom",
     "EmptyPolytopeError",
@@ -45,6 +47,7 @@ __all__ = [
     "NotPolyhedralError",
     "Polytope",
     "Regularizer",
+    "Report",
     "SoftmaxLayer",
     "StochasticArgmax",
     "StochasticSoftmax",
@@ -52,7 +55,9 @@ __all__ = [
     "argmax",
     "audit",
     "certificate",
+    "compare",
     "polytope",
     "softmax",
+    "validate",
     "which_engine",
 ]

@@ -1,4 +1,4 @@
-"""The command line: ``cvxsst list``, ``cvxsst audit``, and what other packages add (``cvxsst demo``).
+"""The command line: ``cvxsst list``, ``audit``, ``validate``, and what other packages add (``cvxsst demo``).
 
 Families are found through the entry points ``cvxsst.families`` (modules that hold them) and subcommands through
 ``cvxsst.commands``, so that neither is known here by name.
@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from importlib.metadata import entry_points
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -22,11 +22,14 @@ from rich.progress import track
 from rich.table import Table
 
 from cvxsst.audit import audit as audit_polytope
-from cvxsst.engines import which_engine
+from cvxsst.engines import ENGINES, which_engine
 from cvxsst.errors import ConvergenceError, NoFastPathError
 from cvxsst.polytope import Declaration, Family, Polytope, polytope
 from cvxsst.recognition import installed_families
 from cvxsst.regularizers import BinaryEntropy, CategoricalEntropy, Euclidean, ExponentialFamily, Regularizer
+from cvxsst.validation import validate
+from cvxsst.validation.page import check_writable, save
+from cvxsst.validation.run import Candidate
 
 REGULARIZERS: tuple[Regularizer, ...] = (Euclidean(), CategoricalEntropy(), BinaryEntropy(), ExponentialFamily())
 
@@ -136,6 +139,109 @@ def audit_families(
         raise ValueError(f"{failed} of {len(polytopes)} declarations failed the audit")
 
 
+@app.command("validate")
+def validate_solvers(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Polytopes of `cvxsst list`, as `k_subset` or `'k_subset(5, 2)'`, whose fast paths are validated; "
+            "default: all. With --polytope: your own solver, as `module:function`.",
+            show_default=False,
+        ),
+    ] = None,
+    polytope: Annotated[
+        str | None, typer.Option(help="What NAME solves: `'k_subset(20, 5)'`, or your own as `module:name`.")
+    ] = None,
+    regularizer: Annotated[
+        str | None,
+        typer.Option(help=f"{', '.join(type(r).__name__ for r in REGULARIZERS)}. Default: each that has a fast path."),
+    ] = None,
+    engine: Annotated[str, typer.Option(help="Validate this engine instead of the fast paths.")] = "fast",
+    instances: Annotated[int, typer.Option(min=1, help="Utilities at each temperature.")] = 24,
+    temperatures: Annotated[str, typer.Option(help="Separated by commas.")] = "1,0.1,0.05",
+    seed: Annotated[int, typer.Option(help="Seed of the utilities.")] = 0,
+    tolerance: Annotated[float | None, typer.Option(help="On z. Default: 1e-6.", show_default=False)] = None,
+    masks: Annotated[bool, typer.Option(help="Also utilities of -inf, which forbid an entry.")] = True,
+    float32: Annotated[bool, typer.Option(help="Also in float32.")] = True,
+    report: Annotated[str | None, typer.Option(metavar="FILE.html", help="Write a page with pictures.")] = None,
+) -> None:
+    """Hold a solver against independent references and certificates: value, gradient, limits, batches, time.
+
+    Exits with status 1 if a law fails. Examples:
+
+    - `cvxsst validate`
+    - `cvxsst validate k_subset 'simplex(10)' --report report.html`
+    - `cvxsst validate birkhoff --engine kkt --regularizer Euclidean`
+    - `cvxsst validate my_module:my_solver --polytope 'k_subset(20, 5)' --regularizer BinaryEntropy`
+    """
+    if report is not None:
+        check_writable(report)
+    options: dict[str, Any] = {"n": instances, "temperatures": _numbers(temperatures), "seed": seed}
+    options |= {"tolerance": tolerance, "masks": masks, "float32": float32}
+    jobs = _own_solver(names, polytope, regularizer) if polytope else _fast_paths(names, regularizer, engine)
+    reports = []
+    for P, f, candidate, name in track(jobs, "Validating", transient=True, disable=len(jobs) == 1):
+        found = validate(candidate, P, f, name=name, progress=len(jobs) == 1, **options)
+        reports.append(found)
+        Console().print(found if len(jobs) == 1 or not found.passed else f"{escape(found.title)}: {found.headline}")
+    if report is not None:
+        save(reports, report)
+        Console().print(f"written: {escape(report)}")
+    failed = sum(not found.passed for found in reports)
+    if failed:
+        raise ValueError(f"{failed} of {len(reports)} validations failed")
+
+
+Job = tuple[Polytope, Regularizer, Candidate, str | None]  # of ``validate``: the problem, the candidate, its name
+
+
+def _own_solver(names: list[str] | None, polytope: str, regularizer: str | None) -> list[Job]:
+    if not names or len(names) != 1:
+        raise ValueError("NAME: with --polytope exactly one solver, as module:function")
+    chosen = _regularizers(regularizer)
+    if len(chosen) != 1:
+        raise ValueError("--regularizer: say which one the solver computes")
+    candidate = cast(Candidate, _own(names[0]) if ":" in names[0] else names[0])
+    return [(P, chosen[0], candidate, names[0]) for P in _named(polytope, None)]
+
+
+def _fast_paths(names: list[str] | None, regularizer: str | None, engine: str) -> list[Job]:
+    """Every polytope, and regularizer that is defined there, for which this engine can be asked."""
+    if engine not in ENGINES:
+        raise ValueError(f"--engine: unknown engine {engine!r}; choose one of {', '.join(ENGINES)}")
+    for name in names or ():
+        if ":" in name and not isinstance(_own(name), Family | Polytope):
+            raise ValueError(f"--polytope: say what {name} solves, for example --polytope 'k_subset(20, 5)'")
+    jobs: list[Job] = [
+        (P, f, engine, None)
+        for name in names or families()
+        for P in _named(name, None)
+        for f in _regularizers(regularizer)
+        if ENGINES[engine].supports(P, f) and _engine_cell(P, f) != "-"
+    ]
+    if not jobs:
+        raise ValueError(
+            f"NAME: nothing to validate, the engine {engine!r} solves none of {', '.join(names or families())}; "
+            f"--engine kkt validates the generic engine there"
+        )
+    return jobs
+
+
+def _regularizers(name: str | None) -> list[Regularizer]:
+    chosen = [f for f in REGULARIZERS if name is None or type(f).__name__.lower() == name.removesuffix("()").lower()]
+    if not chosen:
+        known = ", ".join(type(f).__name__ for f in REGULARIZERS)
+        raise ValueError(f"--regularizer: no regularizer is called {name!r}; choose one of {known}")
+    return chosen
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--temperatures: cannot read {text!r}; write numbers, for example 1,0.1,0.05") from None
+
+
 def _named(name: str, size: str | None) -> list[Polytope]:
     """The polytopes that a name on the command line stands for."""
     name, call = _split_call(name)
@@ -204,6 +310,6 @@ def main() -> None:
     """Run the command line; a user's error is one line on stderr and exit status 1, not a traceback."""
     try:
         app()
-    except (ValueError, ConvergenceError, OSError) as error:
+    except (ValueError, ConvergenceError, OSError, ModuleNotFoundError) as error:
         Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}")
         sys.exit(1)

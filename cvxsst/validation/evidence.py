@@ -1,0 +1,184 @@
+"""Whose z is wrong: a proof from certificates.
+
+f is strongly convex with constant m on P, so that a z with the certified gap g lies within
+
+    e = sqrt(2 g / m)                                                                                     (1)
+
+of the solution. If x and y disagree by d, the solution is within e_y of y, so x is wrong by at least d - e_y,
+whatever x says of itself. The *arbiter* of an instance is the answer with the least e; then
+
+    d <= tol                 right
+    d > tol + e_arbiter      wrong, and that is proved
+    otherwise                limited by the reference's tolerance
+
+No solver is trusted for its name: a reference is judged like the candidate, and may lose.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cvxsst.certificate import judge
+from cvxsst.errors import NoFastPathError
+from cvxsst.polytope import Polytope
+from cvxsst.regularizers import Custom, ExponentialFamily, Regularizer, Separable
+from cvxsst.validation.instances import Instances
+from cvxsst.validation.solvers import Answer, Solver
+from cvxsst.vertices import vertices
+
+RIGHT, LIMITED, WRONG, KINK, SILENT = "right", "limited", "wrong", "kink", "no answer"
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What an error is measured by.
+
+    Attributes:
+        tolerance: of z, where entries of P are of size 1.
+        size: the largest entry over P, at least 1.
+        convexity: m of (1); 1 for a Custom f, of which none is known: there e is a measure and no bound.
+        precision: the machine epsilon of the candidate's dtype.
+    """
+
+    tolerance: float
+    size: float
+    convexity: float
+    precision: float
+
+    @staticmethod
+    def of(P: Polytope, regularizer: Regularizer, tolerance: float, dtype: torch.dtype) -> Yardstick:
+        size = max(1.0, float(np.abs(P.bounds).max(initial=0.0)))
+        return Yardstick(tolerance, size, _convexity(P, regularizer, size), torch.finfo(dtype).eps)
+
+    def of_z(self, instances: Instances) -> torch.Tensor:
+        """The tolerance on |z - z*|; rounding of u moves z by up to eps |u| / m, whoever solves."""
+        return self.tolerance * self.size + 8 * self.precision * instances.reach / self.convexity
+
+    def of_gap(self, instances: Instances) -> torch.Tensor:
+        """An error of the tolerance in z costs as much in <u, z>."""
+        return self.of_z(instances) * (1 + instances.reach)
+
+    def of_vjp(self, instances: Instances) -> torch.Tensor:
+        return 10 * self.tolerance * self.size**2 + 16 * self.precision * instances.reach / self.convexity
+
+
+def _convexity(P: Polytope, regularizer: Regularizer, size: float) -> float:
+    if isinstance(regularizer, Separable):
+        return regularizer.curvature_up_to(size)
+    if isinstance(regularizer, ExponentialFamily):
+        V = vertices(P)  # Cov(z) has no eigenvalue above the squared radius of Z
+        return 1 / max(float(((V - V.mean(0)) ** 2).sum(1).max()), 1e-12)
+    return 1.0
+
+
+@dataclass
+class Witness:
+    """A solver, its answers to all instances (NaN where it was not asked), and what their certificates say.
+
+    ``bound`` is e of (1), inf where z is infeasible beyond the tolerance or missing; the gap is that of u at T = 1.
+    """
+
+    solver: Solver
+    dtype: torch.dtype
+    answer: Answer
+    infeasibility: torch.Tensor
+    gap: torch.Tensor
+    bound: torch.Tensor
+
+    @property
+    def name(self) -> str:
+        return self.solver.name
+
+    @staticmethod
+    def silent(solver: Solver, k: int, N: int, dtype: torch.dtype = torch.float64) -> Witness:
+        nothing = torch.full((3, N), torch.inf, dtype=torch.float64)
+        return Witness(solver, dtype, Answer.none(k, N, solver.P.size, "not asked"), *nothing)
+
+    def testify(self, instances: Instances, rows: list[int], regularizer: Regularizer, yardstick: Yardstick) -> None:
+        """Ask the solver about these instances, and certify what it says."""
+        if not rows:
+            return
+        asked = instances.take(rows)
+        self.answer.put(rows, self.solver.ask(asked.u, asked.cotangents, self.dtype))
+        infeasibility, gap = certify(self.solver.P, regularizer, asked.u, self.answer.z[rows], yardstick)
+        bound = (2 * gap.clamp(min=0) / yardstick.convexity).sqrt() + infeasibility * self.solver.P.size**0.5
+        far = infeasibility > yardstick.of_z(asked)
+        self.infeasibility[rows], self.gap[rows] = infeasibility, gap
+        self.bound[rows] = bound.masked_fill(far | ~torch.isfinite(bound), torch.inf)
+
+
+def certify(
+    P: Polytope, regularizer: Regularizer, u: torch.Tensor, z: torch.Tensor, yardstick: Yardstick
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(infeasibility, gap) of each z ``(N, n)``; a z outside the domain of f by less than the tolerance is moved in."""
+    low, high = regularizer.domain if isinstance(regularizer, Separable) else (-np.inf, np.inf)
+    found = np.full((2, len(z)), np.inf)
+    for i, (ui, zi) in enumerate(zip(u.reshape(len(z), P.size).numpy(), z.numpy(), strict=True)):
+        forbidden = np.isinf(ui)
+        inside = np.clip(zi, low, high)
+        near = np.abs(inside - zi).max(initial=0.0) <= yardstick.tolerance * yardstick.size
+        entries = tuple(np.flatnonzero(forbidden).tolist())
+        infeasible, gap = judge(P, entries, regularizer, np.where(forbidden, 0.0, ui), inside if near else zi)
+        found[:, i] = max(infeasible, np.abs(inside - zi).max(initial=0.0)) if near else infeasible, gap
+    return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+
+
+@dataclass(frozen=True)
+class ValueVerdict:
+    """Of each instance: who was the arbiter, and of the candidate: its error in z, and the verdict."""
+
+    arbiter: list[Witness | None]
+    error: torch.Tensor
+    status: list[str]
+
+
+def judge_values(candidate: Witness, references: list[Witness], tolerance: torch.Tensor) -> ValueVerdict:
+    """Hold the candidate against the best reference, or where that one is proved wrong, against its own certificate."""
+    arbiters, errors, statuses = [], [], []
+    for i, tol in enumerate(tolerance.tolist()):
+        arbiter = _arbiter([candidate, *references], i)
+        best = _arbiter([r for r in references if value_status(r, arbiter, i, tol) != WRONG], i)
+        status = value_status(candidate, arbiter, i, tol)
+        error = candidate.bound[i].item() if best is None else _distance(candidate, best, i)
+        if status == RIGHT and error > tol:
+            status = RIGHT if candidate.bound[i] <= tol else LIMITED
+            error = min(error, candidate.bound[i].item()) if status == RIGHT else error
+        arbiters.append(arbiter)
+        errors.append(error)
+        statuses.append(status)
+    return ValueVerdict(arbiters, torch.tensor(errors, dtype=torch.float64), statuses)
+
+
+def value_status(x: Witness, arbiter: Witness | None, i: int, tol: float) -> str:
+    """The verdict on x at instance i, by the inequality above; a solver that promises less than tol is held to that."""
+    if x.answer.why[i]:
+        return SILENT
+    if arbiter is None:
+        return LIMITED
+    d, e = _distance(x, arbiter, i), arbiter.bound[i].item()
+    tol = max(tol, x.solver.promises)
+    return RIGHT if d <= tol else WRONG if d > tol + e else LIMITED
+
+
+def _arbiter(witnesses: list[Witness], i: int) -> Witness | None:
+    best = min(witnesses, key=lambda w: w.bound[i].item(), default=None)
+    return None if best is None or not torch.isfinite(best.bound[i]) else best
+
+
+def _distance(x: Witness, y: Witness, i: int) -> float:
+    return (x.answer.z[i] - y.answer.z[i]).abs().max().item() if x.answer.z.shape[1] else 0.0
+
+
+def certifiable(P: Polytope, regularizer: Regularizer) -> None:
+    """Raise a ValueError where no certificate can be had, so that nobody could say who is wrong."""
+    regularizer.require_domain(P)
+    if isinstance(regularizer, ExponentialFamily):
+        try:
+            vertices(P)
+        except NoFastPathError as error:
+            raise NoFastPathError(f"P: the exponential family is judged by enumeration, and {error}") from None
+    if not isinstance(regularizer, Separable | Custom | ExponentialFamily):
+        raise ValueError(f"regularizer: there is no certificate for {regularizer!r}")

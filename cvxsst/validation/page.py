@@ -1,0 +1,181 @@
+"""A report as one HTML page that needs nothing else: the style, the tables and the pictures are inside."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import tempfile
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cvxsst.validation.plot import draw_errors, draw_times, require_matplotlib
+from cvxsst.validation.report import Law, Report, number
+
+if TYPE_CHECKING:
+    from cvxsst.validation.comparison import Comparison
+
+# A table row becomes a card where the page is narrow; long utilities scroll inside their own box.
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #1d2126; background: #fff; margin: 0 auto; padding: 1rem;
+       max-width: 76rem; overflow-wrap: break-word; }
+h1 { font-size: 1.35rem; } h2 { font-size: 1.15rem; margin: 2rem 0 .3rem; line-height: 1.3; }
+.pass { color: #1f6b3f; font-weight: 600; } .fail { color: #b03024; font-weight: 600; }
+.quiet { color: #5b6068; font-size: .875rem; }
+.blame { border-left: 4px solid #d9a21b; padding: .3rem .8rem; background: #fdf7e7; }
+.proof { border-left: 4px solid #b03024; padding: .3rem .8rem; background: #fcf0ee; margin: .5rem 0; }
+table { border-collapse: collapse; width: 100%; margin: .8rem 0; }
+th { text-align: left; font-size: .8rem; color: #5b6068; font-weight: 600; }
+th, td { padding: .3rem .7rem .3rem 0; border-bottom: 1px solid #e6e8eb; vertical-align: top; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: 1rem; }
+.pictures img { width: 100%; height: auto; }
+figure { margin: 0; } figcaption { color: #5b6068; font-size: .875rem; }
+details { margin: .3rem 0; } summary { cursor: pointer; }
+pre { overflow-x: auto; background: #f6f7f8; padding: .6rem; font-size: .8rem; margin: .3rem 0; }
+@media (max-width: 40rem) {
+  thead { display: none; }
+  tr { display: grid; grid-template-columns: 1fr 1fr; border-bottom: 1px solid #cfd3d8; padding: .4rem 0; }
+  td, td.n { border: 0; padding: .05rem 0; text-align: left; white-space: normal; }
+  td.wide { grid-column: 1 / -1; } td:empty { display: none; }
+  td[data-label]::before { content: attr(data-label) " "; color: #5b6068; font-size: .8rem; }
+}
+"""
+
+
+def save(reports: list[Report], path: str | Path, summary: Comparison | None = None) -> Path:
+    """Write the page of these reports; see ``Report.save``."""
+    check_writable(path)
+    return write_whole(Path(path), page(reports, summary))
+
+
+def check_writable(path: str | Path) -> None:
+    """Raise before the work is done, not after: matplotlib is missing, or the folder is."""
+    require_matplotlib()
+    if not Path(path).parent.is_dir():
+        raise FileNotFoundError(f"path: there is no folder {Path(path).parent}; make it first")
+
+
+def page(reports: list[Report], summary: Comparison | None = None) -> str:
+    """The whole document."""
+    title = "cvxsst validate" if summary is None else "cvxsst compare"
+    passed = sum(report.passed for report in reports)
+    head = f"<h1>{title}: {passed} of {len(reports)} passed</h1>" if len(reports) > 1 else f"<h1>{title}</h1>"
+    body = "".join(section(report) for report in reports)
+    return (
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{title}</title><style>{STYLE}</style></head><body>"
+        f"{head}{_summary(summary) if summary is not None else ''}{body}</body></html>\n"
+    )
+
+
+def _summary(comparison: Comparison) -> str:
+    from cvxsst.validation.comparison import worst_errors
+
+    names = [escape(report.candidate) for report in (comparison.a, comparison.b)]
+    headers = ["T", *(f"{name}: {what}" for name in names for what in ("z", "vjp")), "verdict"]
+    rows = []
+    for T, verdict in comparison.verdicts.items():
+        errors = [cell for report in (comparison.a, comparison.b) for cell in worst_errors(report, T)]
+        cells = [f"{T:g}", *errors, escape(verdict)]
+        rows.append([_cell(c, h, "n" if h != "verdict" else "wide") for c, h in zip(cells, headers, strict=True)])
+    head = [f'<th class="{"n" if h != "verdict" else ""}">{h}</th>' for h in headers]
+    pictures = _pictures([comparison.a, comparison.b])
+    return f"<p>Who is right? The largest errors, kinks left out; ! where wrong.</p>{_table(head, rows)}{pictures}"
+
+
+def section(report: Report, pictures: bool = True) -> str:
+    """One report: headline, table of laws, pictures, proofs, worst instances."""
+    kind = "pass" if report.passed else "fail"
+    blame = "".join(f'<p class="blame">{escape(proof)}</p>' for proof in report.blamed.values())
+    proofs = "".join(
+        f'<p class="proof"><strong>{law.name}</strong>: {escape(law.detail)}</p>'
+        for law in report.laws
+        if law.passed is False
+    )
+    worst = "".join(_worst(law) for law in report.laws if law.worst is not None and law.passed is False)
+    return (
+        f'<section><h2>{escape(report.title)}: <span class="{kind}">{escape(report.headline)}</span></h2>'
+        f'<p class="quiet">{escape(report.footer)}</p>{blame}{_laws(report)}{proofs}{worst}'
+        f"{_pictures([report]) if pictures else ''}</section>"
+    )
+
+
+def _laws(report: Report) -> str:
+    head = [f"<th>{h}</th>" for h in ("law", "")]
+    head += [f'<th class="n">{h}</th>' for h in ("error", "allowed", "judged")] + ["<th>what must hold</th>"]
+    rows = []
+    for law in report.laws:
+        kind = {True: "pass", False: "fail", None: "quiet"}[law.passed]
+        note = f' <span class="quiet">({escape(law.note)})</span>' if law.note else ""
+        rows.append(
+            [
+                _cell(f"<strong>{law.name}</strong>"),
+                _cell(f'<span class="{kind}">{law.verdict}</span>'),
+                _cell(number(law.error), "error", "n"),
+                _cell(number(law.tolerance), "allowed", "n"),
+                _cell(f"{law.judged} of {law.instances}", "judged", "n"),
+                _cell(escape(law.says) + note, kind="wide"),
+            ]
+        )
+    return _table(head, rows)
+
+
+def _cell(content: str, label: str = "", kind: str = "") -> str:
+    labelled = f' data-label="{label}"' if label and content else ""
+    return f'<td class="{kind}"{labelled}>{content}</td>'
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    body = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{''.join(head)}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _worst(law: Law) -> str:
+    worst = law.worst
+    assert worst is not None
+    lines = [f"w = {worst.w.tolist()}", f"T = {worst.temperature!r}", f"cotangent = {worst.cotangent.tolist()}"]
+    lines += [f"returned = {worst.z.tolist()}", f"expected = {worst.expected.tolist()}"]
+    text = escape("\n".join(lines))
+    return f"<details><summary>{law.name}: its worst instance ({worst.kind})</summary><pre>{text}</pre></details>"
+
+
+def _pictures(reports: list[Report]) -> str:
+    drawn: list[tuple[Callable, str]] = [
+        (draw_errors, "Errors of every instance, against certified references."),
+        (draw_times, "Time of one forward and backward pass, on this machine."),
+    ]
+    figures = "".join(
+        f'<figure><img alt="{caption}" src="data:image/png;base64,{_png(draw, reports)}">'
+        f"<figcaption>{caption}</figcaption></figure>"
+        for draw, caption in drawn
+    )
+    return f'<div class="pictures">{figures}</div>'
+
+
+def _png(draw: Callable, reports: list[Report]) -> str:
+    """The picture at twice the size at which it is read; no window is opened, no global state of pyplot touched."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.6, 3.9), dpi=200, layout="constrained")
+    draw(figure.subplots(), reports)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def write_whole(path: Path, text: str) -> Path:
+    """Write beside the file, then rename: a reader sees the old page or the new one, and a failure leaves nothing."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
