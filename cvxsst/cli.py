@@ -214,15 +214,16 @@ def _fast_paths(names: list[str] | None, regularizer: str | None, engine: str) -
             raise ValueError(f"--polytope: say what {name} solves, for example --polytope 'k_subset(20, 5)'")
     jobs: list[Job] = [
         (P, f, engine, None)
-        for name in names or families()
+        for name in names or installed_families()
         for P in _named(name, None)
         for f in _regularizers(regularizer)
         if ENGINES[engine].supports(P, f) and _engine_cell(P, f) != "-"
     ]
     if not jobs:
+        asked = ", ".join(names or installed_families())
         raise ValueError(
-            f"NAME: nothing to validate, the engine {engine!r} solves none of {', '.join(names or families())}; "
-            f"--engine kkt validates the generic engine there"
+            f"NAME: nothing to validate, the engine {engine!r} solves none of {asked}; "
+            "--engine kkt validates the generic engine there"
         )
     return jobs
 
