@@ -22,6 +22,7 @@ from rich.progress import track
 from rich.table import Table
 
 from cvxsst.audit import audit as audit_polytope
+from cvxsst.doctor import examine
 from cvxsst.engines import ENGINES, which_engine
 from cvxsst.errors import ConvergenceError, NoFastPathError
 from cvxsst.polytope import Declaration, Family, Polytope, polytope
@@ -297,6 +298,25 @@ def _own(name: str) -> object:
     if not callable(target) and not isinstance(target, Polytope):
         raise ValueError(f"NAME: {name} is neither a family, nor a Polytope, nor a function")
     return target
+
+
+@app.command("doctor")
+def doctor() -> None:
+    """Check the installation: versions, and every engine on problems with known answers.
+
+    Exits with status 1 if something is missing, too old or wrong. Example:
+
+    - `cvxsst doctor`
+    """
+    table = Table("", "", "", show_header=False, box=None, padding=(0, 1, 0, 0))
+    findings = list(examine())
+    for finding in findings:
+        mark = "[green]ok[/green]" if finding.well else "[red]FAILED[/red]"
+        table.add_row(mark, escape(finding.subject), escape(finding.remark))
+    Console().print(table)
+    failed = [finding.subject for finding in findings if not finding.well]
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(findings)} checks failed: {'; '.join(failed)}")
 
 
 def _add_commands() -> None:
