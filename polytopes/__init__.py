@@ -14,7 +14,8 @@
     ``projective_tree(n)``       (n, n)             heads: trees rooted at 0 without crossings
     ===========================  =================  ===================================================
 
-Each page states the set Z, its convex hull and why it is the hull, the CVXPY constraints, and the argmax oracle.
+Each page states the set Z, its convex hull and why it is the hull, the CVXPY constraints, the argmax oracle, and the
+fast paths of the softmax. ``polytopes.padding`` puts trees of different sizes into one batch.
 """
 
 from polytopes.arborescence import arborescence
