@@ -19,7 +19,9 @@ from cvxsst import cli
 from cvxsst.engines import ENGINES
 from cvxsst.testing import assert_valid
 from cvxsst.validation.derivative import may_kink
+from cvxsst.validation.evidence import Witness, value_status
 from cvxsst.validation.instances import draw
+from cvxsst.validation.solvers import Solver
 from polytopes import birkhoff, cube, k_subset, simplex, spanning_tree
 
 from .test_cli import run
@@ -104,6 +106,15 @@ def only_in_batches(u: torch.Tensor) -> torch.Tensor:
     return nudged(softmax(u)) if u.dim() > 1 and u.shape[0] > 1 else softmax(u)
 
 
+def unless_dimensions(d: int):
+    def candidate(u: torch.Tensor) -> torch.Tensor:
+        if u.dim() == d:
+            raise RuntimeError(f"not of {d} dimensions")
+        return softmax(u)
+
+    return candidate
+
+
 def only_at_ties(u: torch.Tensor) -> torch.Tensor:
     return torch.where(ties(u) > 0, nudged(softmax(u)), softmax(u))
 
@@ -119,6 +130,8 @@ PLANTED = {
     "1e-4 in z, infeasible": (lambda u: softmax(u) + 1e-4, {"feasible", "value"}, "outside P"),
     "float32": (only_in_float32, {"float32"}, "the z differ"),
     "batches": (only_in_batches, {"value", "batch"}, "certified gap"),
+    "without a batch": (unless_dimensions(1), {"batch"}, "RuntimeError: not of 1 dimensions"),
+    "in a batch of two dimensions": (unless_dimensions(3), {"batch"}, "RuntimeError: not of 3 dimensions"),
     "ties": (only_at_ties, {"value"}, "(ties at"),
     "gradient at ties": (with_vjp_times(2.0, ties), {"gradient"}, "(ties at"),
     "masks": (only_under_masks, {"feasible", "value", "gradient", "symmetric"}, "(mask at"),
@@ -182,7 +195,6 @@ CORRECT: dict[str, tuple[Any, cvxsst.Polytope, cvxsst.Regularizer]] = {
     "kkt": ("kkt", birkhoff(3), E),
     "kkt, lifted": ("kkt", spanning_tree(4), B),
     "cvxpylayer": ("cvxpylayer", simplex(3), E),
-    "cvxpylayer, narrow kinks": ("cvxpylayer", k_subset(5, 2), C),
     "enumeration": ("enumeration", birkhoff(3), X),
     "fast": ("fast", switches(3), B),
     "softmax": (softmax, simplex(4), C),
@@ -217,6 +229,8 @@ def test_in_float32_throughout() -> None:
     assert cvxsst.validate(softmax, simplex(4), C, dtype=torch.float32, **QUICK).passed
     report = cvxsst.validate(lambda u: nudged(softmax(u), 1e-3), simplex(4), C, dtype=torch.float32, **QUICK)
     assert "value" in report.failed
+    worst = cvxsst.validate(softmax, simplex(4), C, dtype=torch.float32, n=1, temperatures=(0.1,)).worst("value").u
+    assert torch.equal(worst, worst.float().double()), "the reference is asked what the candidate was"
 
 
 def test_a_kink_is_called_a_kink() -> None:
@@ -231,6 +245,13 @@ def test_a_kink_is_called_a_kink() -> None:
         assert report["gradient"].kinks >= 2
         assert "at a kink" in str(report)
         assert {p.kind for p in report.points if p.vjp_verdict == "kink"} == {"ties"}
+
+
+def test_kinks_narrower_than_any_difference() -> None:
+    """u = (20, -20, 0, -20, 20), k = 2: two entries reach 1 together, but for 1e-9, and only there is dz/du not 0."""
+    report = cvxsst.validate("cvxpylayer", k_subset(5, 2), C, n=8, temperatures=(0.05,), scales=(1.0,))
+    assert report["gradient"].passed, str(report)
+    assert [p.kind for p in report.points if p.vjp_verdict == "kink"] == ["ties"]
 
 
 def test_an_entropy_keeps_its_bounds_to_itself() -> None:
@@ -260,8 +281,19 @@ def test_a_broken_reference_is_told_from_a_broken_candidate(what: str, name: str
     report = cvxsst.validate(softmax, simplex(4), C, **QUICK)
     assert report.passed, str(report)
     assert set(report.blamed) == {name}
+    assert report["value"].error < 1e-6, "the error of the candidate, not of the reference"
     assert f"the reference {name} is wrong: its {what}" in str(report)
     assert "gradient" in cvxsst.validate(with_vjp_times(-1.0), simplex(4), C, **QUICK).failed, "both are wrong"
+
+
+@pytest.mark.parametrize(("d", "e", "verdict"), [(1e-7, 1.0, "right"), (1e-3, 1e-5, "wrong"), (1e-3, 2e-3, "limited")])
+def test_the_verdict_on_a_disagreement_of_d_where_the_arbiter_is_certain_to_e(d: float, e: float, verdict: str) -> None:
+    x, arbiter = (Witness.silent(Solver(name, softmax, simplex(2)), 1, 1) for name in ("x", "arbiter"))
+    for witness, z in ((x, d), (arbiter, 0.0)):
+        witness.answer.z[:], witness.answer.why[0] = z, ""
+    arbiter.bound[0] = e
+    assert value_status(x, arbiter, 0, 1e-6) == verdict
+    assert value_status(x, None, 0, 1e-6) == "limited"
 
 
 def test_what_the_references_cannot_tell_is_neither_right_nor_wrong(monkeypatch) -> None:
@@ -458,6 +490,8 @@ def test_masks_leave_a_structure_and_every_kind_is_drawn(P: cvxsst.Polytope) -> 
     assert cvxsst.argmax(P, drawn.w).shape == drawn.w.shape  # raises where nothing is left
     assert set(drawn.kinds) == {"normal", "ties", "mask"} - ({"mask"} if P.size == 1 else set())
     assert not torch.isinf(draw(P, 24, (1.0,), (1.0,), seed=0, masks=False).w).any()
+    for seed in range(30):
+        cvxsst.argmax(P, draw(P, 12, (1.0,), (1.0,), seed, masks=True).w)
 
 
 # --- the command line -----------------------------------------------------------------------------------------------

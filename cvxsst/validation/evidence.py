@@ -136,11 +136,11 @@ class ValueVerdict:
 
 
 def judge_values(candidate: Witness, references: list[Witness], tolerance: torch.Tensor) -> ValueVerdict:
-    """Hold the candidate against the best reference, or where that one is proved wrong, against its own certificate."""
+    """Hold the candidate against the best reference; its own bound counts where it is the better of the two."""
     arbiters, errors, statuses = [], [], []
     for i, tol in enumerate(tolerance.tolist()):
         arbiter = _arbiter([candidate, *references], i)
-        best = _arbiter([r for r in references if value_status(r, arbiter, i, tol) != WRONG], i)
+        best = _arbiter(references, i)
         status = value_status(candidate, arbiter, i, tol)
         error = candidate.bound[i].item() if best is None else _distance(candidate, best, i)
         if status == RIGHT and error > tol:

@@ -233,7 +233,7 @@ def batch(trial: Trial) -> Law:
     rows = answered[:: max(1, len(answered) // ALONE)][:ALONE]
     some, solver = trial.instances.take(rows), trial.candidate.solver
     alone = [ask_shaped(solver, (), trial.instances.take([i]), dtype) for i in rows]
-    several = [Answer.together(alone), ask_shaped(solver, (1, len(rows)), some, dtype)] if rows else []
+    several = [Answer.together(alone), ask_shaped(solver, (1, -1), some, dtype)] if rows else []
     smooth = [k for k, i in enumerate(rows) if i in trial.differentiated()]
     allowed, allowed_vjp = trial.yardstick.of_z(some), trial.yardstick.of_vjp(some)
     says = "alone, or in a batch of shape (1, B), the same answer"

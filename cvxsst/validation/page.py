@@ -38,7 +38,8 @@ pre { overflow-x: auto; background: #f6f7f8; padding: .6rem; font-size: .8rem; m
 @media (max-width: 40rem) {
   thead { display: none; }
   tr { display: grid; grid-template-columns: 1fr 1fr; border-bottom: 1px solid #cfd3d8; padding: .4rem 0; }
-  td, td.n { border: 0; padding: .05rem 0; text-align: left; white-space: normal; }
+  .summary tr { grid-template-columns: 1fr; }
+  td, td.n { border: 0; padding: .05rem 0; text-align: left; }
   td.wide { grid-column: 1 / -1; } td:empty { display: none; }
   td[data-label]::before { content: attr(data-label) " "; color: #5b6068; font-size: .8rem; }
 }
@@ -84,7 +85,8 @@ def _summary(comparison: Comparison) -> str:
         rows.append([_cell(c, h, "n" if h != "verdict" else "wide") for c, h in zip(cells, headers, strict=True)])
     head = [f'<th class="{"n" if h != "verdict" else ""}">{h}</th>' for h in headers]
     pictures = _pictures([comparison.a, comparison.b])
-    return f"<p>Who is right? The largest errors, kinks left out; ! where wrong.</p>{_table(head, rows)}{pictures}"
+    question = "<p>Who is right? The largest errors, kinks left out; ! where wrong.</p>"
+    return f'{question}<div class="summary">{_table(head, rows)}</div>{pictures}'
 
 
 def section(report: Report, pictures: bool = True) -> str:
@@ -160,7 +162,7 @@ def _png(draw: Callable, reports: list[Report]) -> str:
     """The picture at twice the size at which it is read; no window is opened, no global state of pyplot touched."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.6, 3.9), dpi=200, layout="constrained")
+    figure = Figure(figsize=(4.6, 3.6), dpi=220, layout="constrained")
     draw(figure.subplots(), reports)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")

@@ -69,7 +69,7 @@ def draw_errors(ax: Axes, reports: list[Report]) -> None:
         ax.scatter([], [], color=COLORS[v], marker=MARKS[v], s=18, label=_words(v)) for v in MARKS if v in present
     ]
     handles += ax.plot([], [], color="#5b6068", linewidth=1, linestyle="--", label="tolerance in z")
-    ax.legend(handles=handles, fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.07), ncols=5,
+    ax.legend(handles=handles, fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.07), ncols=3,
               columnspacing=1.0, handletextpad=0.4)  # fmt: skip
     _quiet(ax)
 
@@ -97,6 +97,9 @@ def draw_times(ax: Axes, reports: list[Report]) -> None:
     sizes = sorted({b for times in solvers.values() for b in times})
     ax.set(xscale="log", yscale="log", xlabel="batch", ylabel="seconds, forward and backward")
     ax.set_xticks(sizes, [str(b) for b in sizes])
+    measured = [seconds for times in solvers.values() for seconds in times.values()]
+    if measured:  # whole decades, so that the axis has numbers
+        ax.set_ylim(10 ** math.floor(math.log10(min(measured))), 10 ** math.ceil(math.log10(max(measured))))
     ax.minorticks_off()
     if solvers:
         ax.legend(fontsize=8, frameon=False)

@@ -90,11 +90,11 @@ def hold(
         witness.testify(instances, rows, regularizer, yardstick)
     step("central differences")
     asked = set(sample)
-    for _ in range(ROUNDS):
+    for turn in range(ROUNDS):
         values, differenced, status = _verdicts(candidate, witnesses, instances, regularizer, yardstick)
         disputed = _disputed(candidate, values, differenced, status, instances, yardstick)
         unasked = [i for i in disputed if i not in asked]
-        if not unasked or not any(witness.solver.slow for witness in witnesses):
+        if not unasked or turn == ROUNDS - 1 or not any(witness.solver.slow for witness in witnesses):
             break
         asked |= set(unasked)
         for witness in witnesses:
@@ -191,7 +191,7 @@ def _wrong_vjp(x: Witness, others: list[Witness], trial: Trial) -> str:
 
 
 def ask_shaped(solver: Solver, shape: tuple[int, ...], instances: Instances, dtype: torch.dtype) -> Answer:
-    """Ask with the batch in another shape: ``()``, ``(2, 3)`` ..."""
+    """Ask with the batch in another shape: ``()``, or with its last dimension left open ``(1, -1)``."""
     P = solver.P
 
     def reshaped(u: torch.Tensor) -> torch.Tensor:
