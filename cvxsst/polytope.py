@@ -220,7 +220,9 @@ def _checked_constraints(constraints: Sequence[cp.Constraint]) -> list[cp.Constr
     return checked
 
 
-GUESSING: list[Family] = []  # the families that anonymous declarations are compared with
+# The families that anonymous declarations are compared with, by module and name: defined again, as in a notebook, a
+# family takes the place of its former self.
+GUESSING: dict[tuple[str, str], Family] = {}
 
 
 class Family:
@@ -246,7 +248,8 @@ class Family:
                                                                         set as defined, not as constrained
     ``@family.guess``           ``(shape, form) -> iterable of tuples`` arguments of the members that a presolved
                                                                         standard form might be; cheap: equality of
-                                                                        the matrices is checked afterwards
+                                                                        the matrices is checked afterwards. For
+                                                                        families whose Z are the vertices of P
     ==========================  ======================================  =====================================
     """
 
@@ -321,7 +324,8 @@ class Family:
     def guess(self, function: F) -> F:
         """Register how to guess the arguments from the shape and the presolved standard form of a declaration."""
         self.guess_function = function
-        GUESSING.append(self)
+        GUESSING.pop((self.__module__, self.__qualname__), None)  # the latest is last
+        GUESSING[self.__module__, self.__qualname__] = self
         return function
 
     def is_importable(self) -> bool:

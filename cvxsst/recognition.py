@@ -1,39 +1,52 @@
 """An anonymous declaration that is a known polytope takes that family's fast paths.
 
 A family that registers ``@family.guess`` says which of its members a standard form might be, from the shape and the
-equalities. Whether it is one is then decided by the matrices:
+equalities. Whether it is one is then decided by the matrices of the two presolved forms, in all columns (z, y):
 
-- *affine hulls*, E z = e with E orthonormal in both: E1 E2'E2 = E1 and E1 (E2'e2) = e1, and as many rows;
-- *inequalities*: each row is projected on the affine hull and scaled to length 1, so that order, scale, multiples of
-  the equalities and repetitions are all the same; a row of one that the other does not list must follow from the
-  other's rows (a linear program), as z <= 1 does on the simplex.
+- *equalities*: rows that are the same up to order and scale say the same; any other row of one must be a combination
+  of the rows of the other, right-hand side included. Both are independent, and as many;
+- *inequalities*: the same; a row that only one of the two lists must follow from the other: from one of its rows and
+  the bounds on its columns, as z <= 1 does from sum z = 1 and z >= 0, or by a linear program.
 
-Then each set contains the other. Declarations with lifted columns are compared row by row instead, up to order and
-scale, with the lifted columns in the same order. Nothing goes by names.
+Then each set contains the other. Nothing goes by names.
 
-Cost: one presolve of each guess, a sort of the rows, a linear program per row that only one of the two lists; once.
+*What is recognized*: rows in any order and scale, an equality written as two inequalities, multiples of equalities
+added to rows, attributes (``nonneg``, ``bounds``) in place of constraints, redundant rows. *What is not*: entries of z
+in another order, unless the matrices are equal all the same; lifted columns other than the family's, or in another
+order; more than 5,000 columns; a coefficient off by more than 1e-9.
+
+Families of one's own come first, the latest before the others, then the installed ones in the order listed there. A
+ValueError from a family means that it has no such member. Any other error in a guess or a family is its author's to
+see: it is raised, with a note that says whence.
+
+Cost, once for each declaration, at its first argmax or softmax: one presolve of each guess, one pass over the rows,
+a linear program for each of the rows (at most 500) that need one. The first time in a process the installed
+packages are imported too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
 
 from cvxsst.canonical import StandardForm
-from cvxsst.presolve import Presolved
+from cvxsst.presolve import Presolved, affine_hull
 
 if TYPE_CHECKING:
     from cvxsst.polytope import Family, Polytope
 
-LARGEST = 5_000  # columns: beyond, a declaration is not looked up
-MOST_PROGRAMS = 500  # rows that only one of two declarations lists, beyond which they are not compared
+LARGEST = 5_000  # columns: beyond, a declaration is not looked up; up to here it was presolved when declared anyway
+MOST_PROGRAMS = 500  # rows of one declaration that need a linear program over the other, beyond which they differ
 DIGITS = 9
 CLOSE = 1e-9
 
 
+@cache
 def installed_families() -> dict[str, Family]:
     """The families of all installed packages by name (entry points ``cvxsst.families``), in the order listed there."""
     from cvxsst.polytope import Family
@@ -48,72 +61,124 @@ def installed_families() -> dict[str, Family]:
 
 def recognize(P: Polytope) -> Polytope | None:
     """The member of a known family that P is, or None."""
+    if P.size > LARGEST or P.form.columns > LARGEST:
+        return None
+    members = (member for family in _families() for member in _guessed(family, P))
+    return next((member for member in members if same(P.presolved, member.presolved)), None)
+
+
+def _families() -> list[Family]:
+    """Those that guess: the user's own, the latest first, then the installed ones."""
     from cvxsst.polytope import GUESSING
 
-    if P.presolved.form.columns > LARGEST:
-        return None
-    families = [*GUESSING, *(f for f in installed_families().values() if f.guess_function and f not in GUESSING)]
-    for family in families:
-        assert family.guess_function is not None
+    installed = list(installed_families().values())
+    own = [family for family in reversed(GUESSING.values()) if family not in installed]
+    return own + [family for family in installed if family.guess_function is not None]
+
+
+def _guessed(family: Family, P: Polytope) -> Iterator[Polytope]:
+    """The members that the family guesses P to be, as far as they exist and have its shape."""
+    assert family.guess_function is not None
+    try:
         for arguments in family.guess_function(P.shape, P.presolved.form):
-            candidate = family(*arguments)
-            if candidate.shape == P.shape and same(P.presolved, candidate.presolved):
-                return candidate
-    return None
+            member = _member(family, arguments)
+            if member is not None and member.shape == P.shape:
+                yield member
+    except Exception as error:
+        error.add_note(
+            f"raised while {family!r} guessed whether {P!r} is one of its members (@{family.name}.guess returns an "
+            "iterable of tuples of arguments); Polytope(..., recognize=False) does without"
+        )
+        raise
+
+
+def _member(family: Family, arguments: tuple[Any, ...]) -> Polytope | None:
+    try:
+        return family(*arguments)
+    except ValueError as error:
+        if isinstance(error, TypeError):
+            raise
+        return None
 
 
 def same(P: Presolved, Q: Presolved) -> bool:
-    """Whether two presolved declarations are the same set of z, by their matrices."""
-    if P.form.lifted or Q.form.lifted:
-        return _same_rows(P.form, Q.form)
-    if not _same_affine_hull(P, Q):
+    """Whether two presolved declarations are the same set of (z, y), by their matrices."""
+    if (P.form.n, P.form.A.shape) != (Q.form.n, Q.form.A.shape):
         return False
-    mine, theirs = _rows(P), _rows(Q)
-    only_mine = [row for key, row in mine.items() if key not in theirs]
-    only_theirs = [row for key, row in theirs.items() if key not in mine]
-    if len(only_mine) + len(only_theirs) > MOST_PROGRAMS:
+    return _same_equalities(P.form, Q.form) and _contains(P, Q) and _contains(Q, P)
+
+
+def _same_equalities(P: StandardForm, Q: StandardForm) -> bool:
+    """Whether the rows of Q's equalities are combinations of those of P; they are as many, and independent."""
+    other = _unlisted(Q.A, Q.b, P.A, P.b, signed=False)
+    if not len(other):
+        return True
+    E, e = affine_hull(P.A, P.b, P.columns)
+    C = Q.A[other].toarray()
+    along, length = C @ E.T, np.linalg.norm(C, axis=1)
+    combined = np.linalg.norm(C - along @ E, axis=1) <= CLOSE * length
+    equal = np.abs(along @ e - Q.b[other]) <= CLOSE * (length + np.abs(Q.b[other]))
+    return bool(np.all(combined & equal))
+
+
+def _contains(P: Presolved, Q: Presolved) -> bool:
+    """Whether every inequality of P holds all over Q."""
+    other = _unlisted(P.form.G, P.form.h, Q.form.G, Q.form.h, signed=True)
+    if not len(other):
+        return True
+    G, h = P.form.G[other], P.form.h[other]
+    most = h + CLOSE * (sp.linalg.norm(G, axis=1) + np.abs(h))
+    doubtful = np.flatnonzero(~(_highest(G, *_box(Q)) <= most))
+    if len(doubtful) > MOST_PROGRAMS:
         return False
-    return all(_follows(row, Q) for row in only_mine) and all(_follows(row, P) for row in only_theirs)
+    return all(Q.linear_program.maximize(G[[i]].toarray()[0]).value <= most[i] for i in doubtful)
 
 
-def _same_affine_hull(P: Presolved, Q: Presolved) -> bool:
-    (E, e), (F, f) = P.hull, Q.hull
-    if E.shape != F.shape:
-        return False
-    spans = np.abs(E @ F.T @ F - E).max(initial=0.0) <= CLOSE
-    return bool(spans and np.abs(E @ (F.T @ f) - e).max(initial=0.0) <= CLOSE * (1 + np.abs(e).max(initial=0.0)))
+def _box(P: Presolved) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds on the columns: those stated, and what a single row implies together with them.
+
+    From <a, x> <= r follows a_j x_j <= r - min over the box of the other terms.
+    """
+    form, (lower, upper) = P.form, (P.linear_program.lower.copy(), P.linear_program.upper.copy())
+    row, column, a = _entries(sp.vstack([form.A, -form.A, form.G]))
+    right = np.concatenate([form.b, -form.b, form.h])
+    least = a * np.where(a > 0, lower[column], upper[column])
+    open_ended = np.isinf(least)
+    finite = np.where(open_ended, 0.0, least)
+    others_open = np.bincount(row, open_ended, len(right))[row] - open_ended > 0
+    limit = (right[row] - np.bincount(row, finite, len(right))[row] + finite) / a
+    up, down = ~others_open & (a > 0), ~others_open & (a < 0)
+    np.minimum.at(upper, column[up], limit[up])
+    np.maximum.at(lower, column[down], limit[down])
+    return lower, upper
 
 
-def _rows(P: Presolved) -> dict[bytes, np.ndarray]:
-    """The inequalities (row, right-hand side) modulo the equalities, of length 1, by their digits."""
-    E, e = P.hull
-    G = P.form.G.toarray()
-    along = G @ E.T
-    rows, right = G - along @ E, P.form.h - along @ e
-    length = np.linalg.norm(rows, axis=1)
-    keep = length > CLOSE * np.linalg.norm(G, axis=1)
-    scaled = np.hstack([rows, right[:, None]])[keep] / length[keep, None]
-    return {(np.round(row, DIGITS) + 0.0).tobytes(): row for row in scaled}
+def _highest(G: sp.csr_array, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    """The maximum of each row over a box."""
+    row, column, a = _entries(G)
+    return np.bincount(row, a * np.where(a > 0, upper[column], lower[column]), G.shape[0])
 
 
-def _follows(row: np.ndarray, P: Presolved) -> bool:
-    """Whether <row, z> <= its right-hand side all over P."""
-    return P.linear_program.maximize(row[:-1]).value <= row[-1] + CLOSE * (1 + abs(row[-1]))
+def _entries(M: sp.sparray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row, column and value of the nonzero entries."""
+    M = sp.coo_array(M, copy=True)
+    M.eliminate_zeros()
+    return *M.coords, M.data
 
 
-def _same_rows(P: StandardForm, Q: StandardForm) -> bool:
-    if (P.n, P.A.shape, P.G.shape) != (Q.n, Q.A.shape, Q.G.shape):
-        return False
-    equalities = _scaled(P.A, P.b, signed=False) == _scaled(Q.A, Q.b, signed=False)
-    return equalities and _scaled(P.G, P.h, signed=True) == _scaled(Q.G, Q.h, signed=True)
+def _unlisted(C: sp.csr_array, d: np.ndarray, A: sp.csr_array, b: np.ndarray, signed: bool) -> np.ndarray:
+    """Which rows (C, d) are not among the rows (A, b), up to order and scale; ``signed``: positive scale only."""
+    listed = set(_keys(A, b, signed))
+    return np.array([i for i, key in enumerate(_keys(C, d, signed)) if key not in listed], dtype=int)
 
 
-def _scaled(M: sp.csr_array, right: np.ndarray, signed: bool) -> list[bytes]:
-    """The rows with their right-hand sides, scaled to length 1 (equalities: and a first entry > 0), sorted."""
-    rows = np.hstack([M.toarray(), right[:, None]])
-    lengths = np.linalg.norm(rows[:, :-1], axis=1, keepdims=True)
-    rows = rows / np.where(lengths > 0, lengths, 1.0)
-    if not signed and len(rows):
-        first = rows[np.arange(len(rows)), (np.abs(rows) > CLOSE).argmax(axis=1)]
-        rows = rows * np.where(first < 0, -1.0, 1.0)[:, None]
-    return sorted((np.round(row, DIGITS) + 0.0).tobytes() for row in rows)
+def _keys(M: sp.csr_array, right: np.ndarray, signed: bool) -> Iterator[tuple[bytes, bytes]]:
+    """Each row with its right-hand side, scaled to a largest entry of 1 (unless signed, to a first entry > 0)."""
+    M = sp.csr_array(M, copy=True)
+    M.sum_duplicates()
+    M.eliminate_zeros()
+    for start, stop, r in zip(M.indptr, M.indptr[1:], right, strict=False):
+        row = np.append(M.data[start:stop], r)
+        scale = np.abs(row[:-1]).max(initial=0.0) or 1.0
+        scale = -scale if not signed and row[0] < 0 else scale
+        yield M.indices[start:stop].tobytes(), (np.round(row / scale, DIGITS) + 0.0).tobytes()

@@ -21,7 +21,9 @@ import scipy.sparse as sp
 import torch
 
 from cvxsst import polytope
+from cvxsst.canonical import StandardForm
 from polytopes._arguments import require_edges, require_size
+from polytopes._incidence import graph_of
 from polytopes._programs import Reduce, finite, log_sum_exp, maximizer, maximum, possible
 
 DIAMOND = ((0, 1), (0, 2), (1, 2), (1, 3), (2, 3))
@@ -105,3 +107,11 @@ def forward(u: torch.Tensor, n: int, edges: Sequence[tuple[int, int]], reduce: R
 def log_sum_of_paths(u: torch.Tensor, n: int, edges: Sequence[tuple[int, int]]) -> torch.Tensor:
     """A(u): log of the sum over the paths of exp <u, z>."""
     return possible(forward(finite(u), n, edges, log_sum_exp)).to(u.dtype)
+
+
+@path.guess
+def by_balances(shape: tuple[int, ...], form: StandardForm) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+    """The graph whose node balances the equalities are; a cycle is refused by the family itself."""
+    graph = graph_of(form.A.toarray(), form.b) if len(shape) == 1 and not form.lifted else None
+    if graph is not None:
+        yield graph
