@@ -83,12 +83,12 @@ def unrolled_sinkhorn(n: int) -> Solve:
 
 
 def pot_sinkhorn(n: int) -> Solve:
-    """POT's batched solver to its marginal tolerance 1e-5, differentiated by autograd."""
+    """POT's batched solver to a marginal tolerance of 1e-10, differentiated by autograd."""
     package = import_module("ot.batch")
 
     def solve(u: torch.Tensor) -> torch.Tensor:
         ones = u.new_ones(len(u), n)
-        return package.solve_batch(-u, reg=1.0, a=ones, b=ones, grad="autodiff", reg_type="negentropy").plan
+        return package.solve_batch(-u, reg=1.0, a=ones, b=ones, grad="autodiff", tol=1e-10).plan
 
     return solve
 
@@ -194,7 +194,6 @@ def cases() -> Iterator[Case]:
     yield Case(
         polytopes.birkhoff(10), CATEGORICAL, {"unrolled, 100 sweeps": unrolled_sinkhorn, "POT batch": pot_sinkhorn}
     )
-    yield Case(polytopes.birkhoff(10), EUCLIDEAN)
     for regularizer in (EUCLIDEAN, CATEGORICAL):
         yield Case(polytopes.permutahedron(6), regularizer)
     yield Case(polytopes.path(10, [(i, j) for i in range(10) for j in range(i + 1, 10)]), FAMILY)
