@@ -1,11 +1,16 @@
 """The doctor finds installations that compute something else."""
 
+import importlib.util
 import re
+from importlib.metadata import PackageNotFoundError, requires, version
 
+import cvxpy as cp
 import pytest
 import torch
+from cvxpylayers.torch import CvxpyLayer
 
 import cvxsst.doctor as doctor
+from cvxsst import lp
 from cvxsst.engines import ENGINES, Info
 
 from .test_cli import run
@@ -63,3 +68,79 @@ def test_missing_and_old_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> 
     assert not found["no-such-package"].well
     assert "also-missing" not in found
     assert found["numpy"].well
+
+
+def test_a_wrong_gradient_of_a_right_projection_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inside the simplex; at the vertex, where the gradient is 0, nothing shows."""
+    whole = ENGINES["kkt"].softmax
+
+    def twice(P, regularizer, u, forbidden):
+        z, info = whole(P, regularizer, u, forbidden)
+        return 2 * z - z.detach(), info
+
+    monkeypatch.setattr(ENGINES["kkt"], "softmax", twice)
+    assert {f.subject for f in doctor.examine() if not f.well} == {"kkt, Euclidean", "kkt, CategoricalEntropy"}
+
+
+def test_an_engine_that_cannot_even_say_what_it_supports_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a package that registers families is broken."""
+    monkeypatch.setattr(ENGINES["fast"], "supports", lambda P, regularizer: 1 / 0)
+    failed = [finding for finding in doctor.examine() if not finding.well]
+    assert {finding.subject.split(",")[0] for finding in failed} == {"fast"}
+    assert "ZeroDivisionError" in failed[0].remark
+
+
+def test_broken_linear_programs_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    solve = lp.LinearProgram.vertex
+    monkeypatch.setattr(lp.LinearProgram, "vertex", lambda self, c: solve(self, -c))  # minimizes
+    assert [finding.subject for finding in doctor.examine() if not finding.well] == ["lp, argmax"]
+
+
+def test_the_utilities_show_the_known_broken_gradient() -> None:
+    """Moreau behind CvxpyLayer: right forwards, wrong by a factor of five backwards; at most vectors it is right."""
+    if importlib.util.find_spec("moreau") is None or version("moreau") != "0.4.1":
+        pytest.skip("Moreau 0.4.1 is not installed")
+    z, u = cp.Variable(4), cp.Parameter(4)
+    problem = cp.Problem(cp.Minimize(-cp.sum(cp.entr(z)) - u @ z), [z >= 0, cp.sum(z) == 1])
+    w = (torch.tensor(doctor.UTILITIES, dtype=torch.float64) / doctor.LOW).expand(4, 4).clone().requires_grad_()
+    eye = torch.eye(4, dtype=torch.float64)
+    try:
+        (found,) = CvxpyLayer(problem, [u], [z], solver="MOREAU")(w)
+        (gradient,) = torch.autograd.grad(found, w, eye)
+    except Exception as error:  # a licence, for example
+        pytest.skip(f"Moreau does not run here: {error}")
+    exact = torch.softmax(w.detach()[0], 0)
+    assert (found.detach() - exact).abs().max() <= 1e-3
+    assert (gradient - exact.diag() + exact.outer(exact)).abs().max() > 0.1
+
+
+def test_python_is_a_requirement_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.platform, "python_version", lambda: "3.9.1")
+    assert [finding.subject for finding in doctor._versions() if not finding.well] == ["python"]
+
+
+def test_without_metadata_the_cure_is_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor, "version", missing)
+    (finding,) = doctor._versions()
+    assert not finding.well
+    assert "pip install" in finding.remark
+
+
+def test_what_only_tests_need_is_not_shown_and_solvers_are() -> None:
+    shown = {finding.subject for finding in doctor._versions()}
+    assert not shown & {"pytest", "ruff", "mypy"}
+    assert shown >= {"cvxsst", "python", "cvxpy", "clarabel"}
+
+
+def test_versions_compare_as_numbers() -> None:
+    for found, least in (("2.13.0+cpu", "2.4"), ("2.0", "2.0.0"), ("2", "2.0"), ("2.4.1.post1", "2.4.1")):
+        assert doctor._compared("torch", found, least, "").well
+    assert not doctor._compared("torch", "2.4", "2.13", "pip").well
+
+
+def test_the_requirements_are_of_the_form_that_is_read() -> None:
+    for line in requires("cvxsst") or []:
+        assert re.fullmatch(r"[\w-]+(>=[\d.]+|\[\w+\])(; extra == \"\w+\")?", line), line
