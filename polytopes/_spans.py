@@ -10,8 +10,8 @@ ends). For a span of width k, split at a (0 <= a < k, or 1 <= a <= k in the seco
 So each part shares one end with the whole. With every chart kept twice, by width and left end and by (reversed) width
 and right end, the candidates of all splits and positions are the sum of two slices. Layout ``(width, position, B)``.
 
-With W the derivative of an item's value by its candidates (softmax for log-sum-exp, one-hot for the maximum) the
-outside pass is u -> z = grad A, and the tangent of both passes is J g:  dW = W (dx - <W, dx>).
+With W the derivative of an item's value by its candidates (softmax for log-sum-exp, for the maximum a 1 at the best
+split) the outside pass is u -> z = grad A, and the tangent of both passes is J g:  dW = W (dx - <W, dx>).
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ def log_sum_exp(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def maximum(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    value, split = x.max(0)
-    return value, torch.zeros_like(x).scatter_(0, split[None], 1.0)
+    """W as the position of its 1."""
+    value, split = x.max(0, keepdim=True)
+    return value[0], split
 
 
 class Chart:
@@ -98,19 +99,19 @@ def inside(u: torch.Tensor, rule: Rule) -> tuple[torch.Tensor, list[Weights]]:
     return chart.right_start[n - 1, 0], weights
 
 
-def outside(weights: list[Weights]) -> tuple[torch.Tensor, list[Weights]]:
+def outside(weights: list[Weights], like: torch.Tensor) -> tuple[torch.Tensor, list[Weights]]:
     """z ``(n, n, B)``, and for each width the derivatives of A by the values of its items."""
     n = len(weights) + 1
-    chart = Chart(n, weights[0].between)
+    chart = Chart(n, like)
     chart.right_start[n - 1, 0] = 1
     shares = []
     for k in range(n - 1, 0, -1):
         W = weights[k - 1]
         right, left = (torch.add(*places) for places in chart.complete(k))
-        _spread(chart.onward(k), W.onward * right)
-        _spread(chart.back(k), W.back * left)
+        _divide(chart.onward(k), W.onward, right)
+        _divide(chart.back(k), W.back, left)
         both = torch.add(*chart.arcs(k))
-        _spread(chart.between(k), W.between * both)
+        _divide(chart.between(k), W.between, both)
         shares.append(Weights(both, right, left))
     return _arcs(chart), shares[::-1]
 
@@ -145,6 +146,15 @@ def _centred(W: torch.Tensor, dx: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     return mean, dx.sub_(mean)
 
 
+def _divide(parts: tuple[torch.Tensor, torch.Tensor], W: torch.Tensor, amount: torch.Tensor) -> None:
+    """Add W * amount to both parts; W may be the position of its 1."""
+    if W.is_floating_point():
+        _spread(parts, W * amount)
+        return
+    for part in parts:
+        part.scatter_add_(0, W, amount[None])
+
+
 def _spread(parts: tuple[torch.Tensor, torch.Tensor], amount: torch.Tensor) -> None:
     for part in parts:
         part += amount
@@ -165,7 +175,7 @@ class Marginals(torch.autograd.Function):
     @staticmethod
     def forward(u: torch.Tensor, value: Callable[[torch.Tensor], torch.Tensor]) -> tuple[torch.Tensor, ...]:
         _, weights = inside(u.permute(1, 2, 0).contiguous(), log_sum_exp)
-        z, shares = outside(weights)
+        z, shares = outside(weights, weights[0].between)
         return z.permute(2, 0, 1).contiguous(), *(t for kept in (weights, shares) for three in kept for t in three)
 
     @staticmethod

@@ -131,8 +131,8 @@ def eisner(w: torch.Tensor, n: int, single_child: bool = False) -> torch.Tensor:
     if n == 1 or not w.numel():
         return torch.zeros_like(w)
     w = w - root_malus(w) if single_child else w
-    _, weights = _spans.inside(w.reshape(-1, n, n).permute(1, 2, 0).contiguous(), _spans.maximum)
-    z, _ = _spans.outside(weights)
+    u = w.reshape(-1, n, n).permute(1, 2, 0).contiguous()
+    z, _ = _spans.outside(_spans.inside(u, _spans.maximum)[1], u)
     return z.permute(2, 0, 1).reshape(w.shape)
 
 
