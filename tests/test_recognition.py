@@ -17,6 +17,7 @@ import cvxsst
 import polytopes
 from cvxsst import recognition
 from cvxsst.polytope import GUESSING
+from polytopes._incidence import graph_of
 
 EUCLIDEAN = cvxsst.Euclidean()
 RENUMBERED = ((0, 2), (0, 1), (2, 1), (2, 3), (1, 3))  # nodes come in the order of their rows
@@ -199,6 +200,8 @@ def test_flows_that_are_no_paths_are_not_recognized() -> None:
     assert cvxsst.Polytope(z, [two_sources @ z == np.array([1, 1, -2])]).known is None
     cycle = np.array([[1, 0, 0, 0], [-1, 1, -1, 0], [0, -1, 1, 1], [0, 0, 0, -1]])
     assert cvxsst.Polytope(z, [cycle @ z == np.array([1, 0, 0, -1])]).known is None
+    transport = np.array([[1, 1, 0, 0], [0, 0, 1, 1], [-1, 0, -1, 0], [0, -1, 0, -1]])
+    assert graph_of(transport, np.array([1, 1, -1, -1])) is None
 
 
 def test_lazily_and_without_importing_the_zoo() -> None:
@@ -257,8 +260,18 @@ def test_a_family_of_ones_own_guesses_too() -> None:
     assert cvxsst.which_engine(P, EUCLIDEAN) == "fast (box(3, 2.5))"
     assert cvxsst.softmax(P, torch.tensor([3.0, 1.0, -1.0])).tolist() == [2.5, 1.0, 0.0]
     assert cvxsst.Polytope(z, [z <= 1]).known is box(3, 1.0)  # before the cube
-    again = define_box()  # as when a cell of a notebook runs again
-    assert cvxsst.Polytope(z, [z <= 1]).known is again(3, 1.0)
+    cvxsst.polytope(box.declare).guess(box.guess_function)  # of the same name: as when a cell of a notebook runs again
+    assert cvxsst.Polytope(z, [z <= 1]).known is not box(3, 1.0)
+
+    @cvxsst.polytope
+    def unit(n: int):
+        z = cp.Variable(n)
+        return z, [z >= 0, z <= 1]
+
+    unit.guess(lambda shape, form: [shape])
+    assert cvxsst.Polytope(z, [z <= 1]).known is unit(3)
+    again = define_box()
+    assert cvxsst.Polytope(z, [z <= 1]).known is again(3, 1.0)  # the latest first
 
 
 @pytest.mark.usefixtures("own")
