@@ -8,6 +8,7 @@ same maps of random utilities; ``certificate``, ``audit`` and ``validate`` say w
 solver is right. The zoo of ready polytopes is the package ``polytopes``.
 """
 
+from cvxsst import score_function
 from cvxsst.audit import Audit, audit
 from cvxsst.certificate import Certificate, certificate
 from cvxsst.distributions import NegativeExponential, StochasticArgmax, StochasticSoftmax
@@ -57,6 +58,7 @@ __all__ = [
     "certificate",
     "compare",
     "polytope",
+    "score_function",
     "softmax",
     "validate",
     "which_engine",

@@ -321,7 +321,11 @@ def doctor() -> None:
 
 def _add_commands() -> None:
     for entry in entry_points(group="cvxsst.commands"):
-        app.command(entry.name)(entry.load())
+        command = entry.load()
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=entry.name)
+        else:
+            app.command(entry.name)(command)
 
 
 _add_commands()

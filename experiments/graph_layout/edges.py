@@ -1,4 +1,4 @@
-"""The edge distributions: what the latent graph is, one line of the table each.
+"""The edge distributions: what the latent graph is, and how the gradient reaches its scores, a line of the table each.
 
 On top of cvxsst a distribution is three lines: utilities, polytope, relaxation (``Edges.argmax``, ``Edges.softmax``).
 Where scores are symmetric, theta_ij = theta_ji, there is one utility for each undirected pair; *independent* has two,
@@ -22,6 +22,7 @@ from cvxsst import (
     Regularizer,
     StochasticArgmax,
     StochasticSoftmax,
+    score_function,
 )
 from polytopes import k_subset, simplex, spanning_tree
 
@@ -104,4 +105,24 @@ EDGES = {
     "spanning-tree": Edges("Spanning tree", spanning_tree, ExponentialFamily()),
     "spanning-tree-euclidean": Edges("Spanning tree, Euclid.", spanning_tree, Euclidean()),
     "spanning-tree-binary": Edges("Spanning tree, Bin. Ent.", spanning_tree, BinaryEntropy()),
+}
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """How the gradient reaches the scores: through the relaxation, or by a score-function estimator."""
+
+    label: str
+    hard: bool = False
+    estimator: type[score_function.Reinforce] | None = None
+    samples: int = 1
+
+
+GRADIENTS = {
+    "relaxed": Gradient(""),
+    "straight-through": Gradient("straight-through", hard=True),
+    "reinforce-ema": Gradient("REINFORCE, moving average", estimator=score_function.MovingAverage),
+    "reinforce-batch": Gradient("REINFORCE, batch mean", estimator=score_function.BatchMean),
+    "reinforce-loo": Gradient("REINFORCE, leave one out", estimator=score_function.LeaveOneOut, samples=2),
+    "nvil": Gradient("NVIL", estimator=score_function.NVIL),
 }

@@ -8,6 +8,7 @@ replaced whole.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import platform
@@ -31,7 +32,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from cvxsst import score_function
 from experiments.graph_layout.data import NODES, Layouts
-from experiments.graph_layout.edges import EDGES, kl_to_prior
+from experiments.graph_layout.edges import EDGES, GRADIENTS, kl_to_prior
 from experiments.graph_layout.model import HORIZON, Decoder, Encoder, negative_log_likelihood, precision_and_recall
 
 EVALUATION_BATCH = 100
@@ -77,26 +78,6 @@ class Config:
     @property
     def name(self) -> str:
         return f"{self.edges}-{self.gradient}-T{self.length}-h{self.hidden}-seed{self.seed}"
-
-
-@dataclass(frozen=True)
-class Gradient:
-    """How the gradient reaches the scores: through the relaxation, or by a score-function estimator."""
-
-    label: str
-    hard: bool = False
-    estimator: type[score_function.Reinforce] | None = None
-    samples: int = 1
-
-
-GRADIENTS = {
-    "relaxed": Gradient(""),
-    "straight-through": Gradient("straight-through", hard=True),
-    "reinforce-ema": Gradient("REINFORCE, moving average", estimator=score_function.MovingAverage),
-    "reinforce-batch": Gradient("REINFORCE, batch mean", estimator=score_function.BatchMean),
-    "reinforce-loo": Gradient("REINFORCE, leave one out", estimator=score_function.LeaveOneOut, samples=2),
-    "nvil": Gradient("NVIL", estimator=score_function.NVIL),
-}
 
 
 class RelationalInference(lightning.LightningModule):
@@ -337,6 +318,7 @@ def train(
         "config": asdict(config),
         "test": {name.removeprefix("test/"): value for name, value in tested.items()},
         "valid": {"elbo": float(best.best_model_score)} if best.best_model_score is not None else {},
+        "history": history(folder),
         "seconds_per_step": clock.state["seconds"] / max(1, clock.state["steps"]),
         "processes": trainer.world_size,
         "hardware": hardware(trainer),
@@ -350,6 +332,33 @@ def train(
 
 def _loader(batches: IterableDataset) -> DataLoader:
     return DataLoader(batches, batch_size=None)
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    """The validations of a run, in order. What a later launch repeats of one that was cut off replaces it."""
+    lines: dict[int, dict[str, float]] = {}
+    for log in sorted(folder.glob("logs/version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1])):
+        with log.open(newline="") as file:
+            for row in csv.DictReader(file):
+                if row.get("valid/elbo"):
+                    values = {
+                        name.removeprefix("valid/"): float(row[name]) for name in row if name.startswith("valid/")
+                    }
+                    lines[int(row["step"]) + 1] = {"step": int(row["step"]) + 1, **values}
+    return [lines[step] for step in sorted(lines)]
+
+
+def load_best(folder: Path) -> RelationalInference:
+    """The model of a run with the best validation ELBO, ready to be evaluated.
+
+    Raises:
+        FileNotFoundError: not a run, or one that has not been validated yet.
+    """
+    config = Config(**json.loads((folder / "config.json").read_text()))
+    module = RelationalInference(config)
+    stored = torch.load(folder / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
+    module.load_state_dict(stored["state_dict"])
+    return module.eval()
 
 
 def _claim(folder: Path, config: Config) -> None:
