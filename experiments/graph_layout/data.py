@@ -112,7 +112,7 @@ def load(path: Path, length: int) -> dict[str, Layouts]:
     if not path.exists():
         raise FileNotFoundError(f"no layouts at {path}; make them with: cvxsst data graph-layout --output {path}")
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             frames, trees = stored["frames"], stored["trees"]
             names, counts, expected = stored["splits"].tolist(), stored["sizes"].tolist(), str(stored["checksum"])
     except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:

@@ -16,7 +16,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -219,17 +218,23 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 class Clock(lightning.Callback):
-    """Seconds of training, without validation, over all launches: ``state["seconds"]`` for ``state["steps"]``."""
+    """Seconds of training, without validation, over all launches: ``state["seconds"]`` for ``state["steps"]``.
 
-    def __init__(self) -> None:
+    Stops the run so many minutes after its launch (Lightning's ``max_time`` counts all launches together).
+    """
+
+    def __init__(self, minutes: float | None) -> None:
         self.state: dict[str, float] = {"seconds": 0.0, "steps": 0}
+        self.deadline = time.perf_counter() + 60 * minutes if minutes else float("inf")
 
     def on_train_batch_start(self, *arguments: Any) -> None:
         self._start = time.perf_counter()
 
-    def on_train_batch_end(self, *arguments: Any) -> None:
-        self.state["seconds"] += time.perf_counter() - self._start
+    def on_train_batch_end(self, trainer: lightning.Trainer, *arguments: Any) -> None:
+        now = time.perf_counter()
+        self.state["seconds"] += now - self._start
         self.state["steps"] += 1
+        trainer.should_stop = trainer.strategy.reduce_boolean_decision(now > self.deadline, all=False)
 
     def state_dict(self) -> dict[str, Any]:
         return dict(self.state)
@@ -268,7 +273,7 @@ def train(
     finished = folder / "result.json"
     if finished.exists():
         return json.loads(finished.read_text())
-    module, clock = RelationalInference(config), Clock()
+    module, clock = RelationalInference(config), Clock(minutes)
     best = ModelCheckpoint(
         folder / "checkpoints",
         filename="best",
@@ -287,7 +292,6 @@ def train(
             devices=devices,
             strategy=strategy,
             max_steps=config.steps,
-            max_time=timedelta(minutes=minutes) if minutes else None,
             val_check_interval=config.validate_every,
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
@@ -309,8 +313,7 @@ def train(
             ckpt_path=str(last) if last.exists() else None,
         )
         if trainer.global_step < config.steps:
-            if not trainer.interrupted:
-                trainer.save_checkpoint(last)
+            trainer.save_checkpoint(last)
             return None
         tests = _loader(EvaluationBatches(layouts["test"], module))
         (tested,) = trainer.test(module, tests, ckpt_path=str(folder / "checkpoints" / "best.ckpt"), verbose=False)
