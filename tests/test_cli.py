@@ -6,6 +6,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks import fast
 from cvxsst import cli
 
 OWN = """
@@ -94,3 +95,25 @@ def test_console_script_runs() -> None:
     result = subprocess.run([sys.executable, "-m", "cvxsst", "--help"], capture_output=True, text=True, check=False)
     assert result.returncode == 0
     assert "audit" in result.stdout
+
+
+def test_bench_prints_a_table_and_saves_a_plot(monkeypatch, capsys, tmp_path) -> None:
+    first = next(fast.cases())
+    monkeypatch.setattr(fast, "cases", lambda: iter([first]))
+    plot = tmp_path / "times.png"
+    status, out, _ = run(monkeypatch, capsys, "bench", "--batch", "4", "--rounds", "1", "--output", str(plot))
+    assert status == 0
+    assert first.name in out
+    assert "cvxsst kkt" in out
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_bench_complains_before_it_measures(monkeypatch, capsys, tmp_path) -> None:
+    monkeypatch.setattr(fast, "cases", lambda: pytest.fail("measured"))
+    status, _, err = run(monkeypatch, capsys, "bench", "--output", str(tmp_path / "absent" / "times.png"))
+    assert status == 1
+    assert "no such directory" in err
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    status, _, err = run(monkeypatch, capsys, "bench")
+    assert status == 1
+    assert "pip install 'cvxsst[plot]'" in err

@@ -23,7 +23,7 @@ from typing import Any, cast
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
@@ -217,10 +217,16 @@ class WholeCheckpoints(TorchCheckpointIO):
         os.replace(partial, path)
 
 
-class Clock(lightning.Callback):
+class TimeUp(Exception):  # noqa: N818 - no error
+    """The minutes of this launch are over."""
+
+
+class Clock(Checkpoint):
     """Seconds of training, without validation, over all launches: ``state["seconds"]`` for ``state["steps"]``.
 
-    Stops the run so many minutes after its launch (Lightning's ``max_time`` counts all launches together).
+    Ends the launch at the first validation after so many minutes, its checkpoint written: Lightning lets checkpoint
+    callbacks go last, in their order. (``max_time`` counts all launches together, ``should_stop`` validates once more
+    than an unbroken run, and a run that stopped when a validation was due would lose it.)
     """
 
     def __init__(self, minutes: float | None) -> None:
@@ -230,11 +236,14 @@ class Clock(lightning.Callback):
     def on_train_batch_start(self, *arguments: Any) -> None:
         self._start = time.perf_counter()
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, *arguments: Any) -> None:
-        now = time.perf_counter()
-        self.state["seconds"] += now - self._start
+    def on_train_batch_end(self, *arguments: Any) -> None:
+        self.state["seconds"] += time.perf_counter() - self._start
         self.state["steps"] += 1
-        trainer.should_stop = trainer.strategy.reduce_boolean_decision(now > self.deadline, all=False)
+
+    def on_validation_end(self, trainer: lightning.Trainer, *arguments: Any) -> None:
+        late = time.perf_counter() > self.deadline and trainer.global_step < trainer.max_steps
+        if trainer.strategy.reduce_boolean_decision(late, all=False):
+            raise TimeUp
 
     def state_dict(self) -> dict[str, Any]:
         return dict(self.state)
@@ -262,7 +271,7 @@ def train(
         layouts: ``train``, ``valid``, ``test``.
         folder: of the run.
         accelerator, devices, strategy: as Lightning's Trainer takes them; all devices share one ``batch_size``.
-        minutes: stop after so long; the same call goes on from there.
+        minutes: stop at the first validation after so many; the same call goes on from there.
         progress: show a progress bar.
         callbacks: further ones.
 
@@ -306,14 +315,14 @@ def train(
         if config.batch_size % trainer.world_size:
             raise ValueError(f"batch_size: {config.batch_size} is not a multiple of the {trainer.world_size} processes")
         last = folder / "checkpoints" / "last.ckpt"
-        trainer.fit(
-            module,
-            _loader(TrainingBatches(layouts["train"], module)),
-            _loader(EvaluationBatches(layouts["valid"], module)),
-            ckpt_path=str(last) if last.exists() else None,
-        )
-        if trainer.global_step < config.steps:
-            trainer.save_checkpoint(last)
+        try:
+            trainer.fit(
+                module,
+                _loader(TrainingBatches(layouts["train"], module)),
+                _loader(EvaluationBatches(layouts["valid"], module)),
+                ckpt_path=str(last) if last.exists() else None,
+            )
+        except TimeUp:
             return None
         tests = _loader(EvaluationBatches(layouts["test"], module))
         (tested,) = trainer.test(module, tests, ckpt_path=str(folder / "checkpoints" / "best.ckpt"), verbose=False)
