@@ -20,6 +20,8 @@ from experiments.graph_layout.edges import EDGES, GRADIENTS, kl_to_prior
 from experiments.graph_layout.model import HORIZON, negative_log_likelihood
 from experiments.graph_layout.training import Config, RelationalInference, history, load_best, train
 
+# Ray's workers are nice by 15: on a busy machine they would wait for their turn.
+RAY = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_worker_niceness": "0"}
 TINY = Config(steps=12, batch_size=8, hidden=6, validate_every=4, learning_rate=3e-3)
 # Lightning itself; both are told apart from our own warnings by their text.
 pytestmark = pytest.mark.filterwarnings(
@@ -181,7 +183,7 @@ def test_a_search_goes_on_where_it_was(stored: Path, tmp_path: Path) -> None:
     arguments = ["search", "graph-layout", "--edges", "top-k", "--steps", "4", "--hidden", "6", "--data", str(stored)]
     arguments += ["--output", str(tmp_path / "search"), "--trials"]
     for trials in (1, 3):
-        done = cvxsst(*arguments, str(trials), cwd=tmp_path, RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")
+        done = cvxsst(*arguments, str(trials), cwd=tmp_path, **RAY)
         assert done.returncode == 0, done.stderr
         finished = (tmp_path / "search/trial-00/result.json").stat().st_mtime_ns
         if trials == 1:
