@@ -145,8 +145,9 @@ def test_two_processes_have_the_gradients_of_one(stored: Path, layouts: dict[str
     predictions = module.decoder.predict(batch[shares], graph, min(HORIZON, config.length - 1))
     (negative_log_likelihood(predictions, batch[shares]).mean() + kl_to_prior(theta).mean()).backward()
     for (name, parameter), moment in zip(module.named_parameters(), moments.values(), strict=True):
-        gradient = moment["exp_avg"] * 10
-        assert torch.allclose(gradient, parameter.grad, rtol=1e-3, atol=1e-4 * float(parameter.grad.abs().max())), name
+        gradient, expected = moment["exp_avg"] * 10, parameter.grad
+        assert expected is not None
+        assert torch.allclose(gradient, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())), name
     assert json.loads((tmp_path / "run/result.json").read_text())["processes"] == 2
 
 
@@ -182,7 +183,7 @@ def test_a_folder_belongs_to_one_run(layouts: dict[str, Layouts], tmp_path: Path
 def test_a_search_goes_on_where_it_was(stored: Path, tmp_path: Path) -> None:
     arguments = ["search", "graph-layout", "--edges", "top-k", "--steps", "4", "--hidden", "6", "--data", str(stored)]
     arguments += ["--output", str(tmp_path / "search"), "--trials"]
-    for trials in (1, 3):
+    for trials in (1, 2):
         done = cvxsst(*arguments, str(trials), cwd=tmp_path, **RAY)
         assert done.returncode == 0, done.stderr
         finished = (tmp_path / "search/trial-00/result.json").stat().st_mtime_ns
@@ -190,7 +191,7 @@ def test_a_search_goes_on_where_it_was(stored: Path, tmp_path: Path) -> None:
             first = finished
     assert finished == first
     found = json.loads((tmp_path / "search/search.json").read_text())
-    assert sorted(trial["trial"] for trial in found) == [0, 1, 2]
+    assert sorted(trial["trial"] for trial in found) == [0, 1]
     elbos = [trial["valid"]["elbo"] for trial in found]
     assert elbos == sorted(elbos, reverse=True)
     for trial in found:
@@ -226,7 +227,7 @@ def test_the_commands_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     elbos = [test["elbo"] for test in tests]
     assert cells[3] == f"{np.mean(elbos):.0f} ± {np.std(elbos, ddof=1):.0f}"
     assert cells[6:9] == ["2", "2", "6"]
-    assert cells[9:] == ["-1080 ± 110", "91 ± 3", "91 ± 3"]
+    assert cells[11:] == ["-1080 ± 110", "91 ± 3", "91 ± 3"]
     assert Path("pictures/curves.png").stat().st_size > 5000
     assert Path("pictures/edges.png").stat().st_size > 5000
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COMMITTED = Path(__file__).parent / "results"
+TIMING = "timing.json"  # beside the results; made by timing.py
 
 
 class Paper(NamedTuple):
@@ -65,6 +66,8 @@ HEADERS = [
     "seeds",
     "steps",
     "hidden",
+    "s/step fast",
+    "kkt",
     "paper: ELBO",
     "precision",
     "recall",
@@ -77,8 +80,21 @@ def rows(found: Iterable[dict[str, Any]]) -> list[list[str]]:
     for result in found:
         config = result["config"]
         order = list(EDGES).index(config["edges"]), list(GRADIENTS).index(config["gradient"])
-        groups[(config["length"], *order, config["hidden"], config["steps"])].append(result)
+        setting = [config[name] for name in ("hidden", "steps", "learning_rate", "temperature", "samples", "engine")]
+        groups[(config["length"], *order, *setting)].append(result)
     return [_row(group) for _, group in sorted(groups.items())]
+
+
+def step_seconds(config: dict[str, Any]) -> list[str]:
+    """With the fast path and with the kkt engine, as measured; empty where there is no such engine or measurement."""
+    stored = COMMITTED / TIMING
+    if config["gradient"] not in ("relaxed", "straight-through") or not stored.exists():
+        return ["", ""]
+    measured = json.loads(stored.read_text())
+    if any(measured["about"][name] != config[name] for name in ("hidden", "length", "batch_size")):
+        return ["", ""]
+    seconds = measured["seconds"].get(config["edges"], {})
+    return [f"{seconds[engine]:.2f}" if engine in seconds else "-" for engine in ("fast", "kkt")]
 
 
 def _row(group: list[dict[str, Any]]) -> list[str]:
@@ -95,6 +111,7 @@ def _row(group: list[dict[str, Any]]) -> list[str]:
         str(len(tests)),
         f"{config['steps']:,}",
         str(config["hidden"]),
+        *step_seconds(config),
         *(paper or ("", "", "")),
     ]
 
