@@ -1,0 +1,55 @@
+"""The notebooks run from top to bottom, as a reader would run them, and what is stored is fit to be read."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+MOST_BYTES = 400_000
+MOST_LINES = 8  # of a code cell, and three lines in the mean
+
+notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+def test_there_are_nine() -> None:
+    assert [path.stem[:2] for path in NOTEBOOKS] == [f"{number:02}" for number in range(1, 10)]
+
+
+@notebook
+# pyzmq and ipykernel warn of what they do among themselves
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_it_runs(path: Path, tmp_path: Path) -> None:
+    """In an empty folder: a reader needs no file but the notebook. Any exception fails, unless its cell is marked."""
+    NotebookClient(read(path), timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    assert not any(tmp_path.iterdir())
+
+
+@notebook
+def test_what_is_stored_was_run_once_in_order_and_is_small(path: Path) -> None:
+    cells = [cell for cell in read(path).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert any(output.get("data", {}).get("image/png") for cell in cells for output in cell.outputs)
+    assert path.stat().st_size < MOST_BYTES
+    for cell in cells:
+        raised = [output for output in cell.outputs if output.output_type == "error"]
+        assert bool(raised) == ("raises-exception" in cell.metadata.get("tags", []))
+        streams = [output.text for output in cell.outputs if output.get("name") == "stderr"]
+        assert not streams, "warnings"
+    assert not re.search(r"/(home|root|work|tmp|Users)/", path.read_text())
+
+
+@notebook
+def test_cells_are_short_and_prose_carries_the_argument(path: Path) -> None:
+    cells = read(path).cells
+    lengths = [len(cell.source.splitlines()) for cell in cells if cell.cell_type == "code"]
+    assert max(lengths) <= MOST_LINES
+    assert sum(lengths) / len(lengths) <= 5
+    assert sum(cell.cell_type == "markdown" for cell in cells) >= len(lengths) - 1
