@@ -194,7 +194,7 @@ def matrix(
     for names, count, label in ((columns, Z.shape[1], ax.set_xticklabels), (rows, Z.shape[0], ax.set_yticklabels)):
         if names:
             _require(len(names) == count, f"names: {len(names)} for {count} rows or columns; give one for each")
-            label(names)
+            label(names, fontsize=8)
     return ax
 
 
