@@ -34,7 +34,7 @@ class Paper(NamedTuple):
     recall: str
 
 
-# Paulus et al. 2020, table 1: best of 20 trials by validation ELBO, spread over a bootstrap of the trials.
+# Paulus et al. 2020: best of 20 trials by validation ELBO, spread over a bootstrap of the trials.
 PAPER = {
     (10, "independent"): Paper("-1370 ± 20", "48 ± 2", "93 ± 1"),
     (10, "top-k"): Paper("-2100 ± 20", "41 ± 1", "41 ± 1"),
@@ -140,10 +140,11 @@ def draw_curves(found: list[dict[str, Any]]) -> Figure:
     from matplotlib.figure import Figure
 
     lengths = sorted({result["config"]["length"] for result in found})
-    figure = Figure(figsize=(5.2 * len(lengths), 6.4), layout="constrained")
+    figure = Figure(figsize=(5.2 * len(lengths), 7.2), layout="constrained")
     axes = figure.subplots(2, len(lengths), squeeze=False, sharex="col")
     colours = {name: f"C{number}" for number, name in enumerate(EDGES)}
     styles = dict(zip(GRADIENTS, ("-", "--", ":", "-.", (0, (1, 3)), (0, (5, 1, 1, 1, 1, 1))), strict=True))
+    labelled: dict[str, Any] = {}
     for (elbo, precision), length in zip(axes.T, lengths, strict=True):
         for result in found:
             config, history = result["config"], result["history"]
@@ -157,8 +158,8 @@ def draw_curves(found: list[dict[str, Any]]) -> Figure:
             precision.plot(steps, [100 * line["precision"] for line in history], **style)
         elbo.set(title=f"T = {length}", ylim=(-6000, 0))  # the first validations lie far below
         precision.set(xlabel="training step", ylim=(0, 100))
-        labelled = dict(zip(*reversed(precision.get_legend_handles_labels()), strict=True))  # seeds share a label
-        precision.legend(labelled.values(), labelled.keys(), fontsize="x-small")
+        labelled |= zip(*reversed(precision.get_legend_handles_labels()), strict=True)  # seeds and columns share labels
+    figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=3, fontsize="small")
     axes[0, 0].set_ylabel("validation ELBO")
     axes[1, 0].set_ylabel("edge precision, %")
     return figure
