@@ -128,7 +128,7 @@ def test_a_matrix_shows_its_entries() -> None:
     assert ax.images[0].get_clim() == (0, 2)
     assert not plot.matrix(np.eye(9)).texts
     (image,) = plot.matrix([0.5, 0.5]).images
-    assert image.get_extent() == (-0.5, 1.5, 0.5, -0.5)
+    assert tuple(image.get_extent()) == (-0.5, 1.5, 0.5, -0.5)
     with pytest.raises(ValueError, match="got shape"):
         plot.matrix(np.zeros((2, 2, 2)))
     with pytest.raises(ValueError, match="give one for each"):
