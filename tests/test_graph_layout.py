@@ -74,6 +74,17 @@ def test_stored_layouts_come_back_scaled_and_split(layouts: Path) -> None:
     np.testing.assert_array_equal(loaded["valid"].trees, trees[6:9])
 
 
+def test_the_training_set_decides_the_scale(tmp_path: Path) -> None:
+    frames = np.zeros((3, FRAMES, NODES, 2), dtype=np.float32)
+    frames[0, 0, 0], frames[1], frames[2] = (0, 2), 3, -5
+    trees = np.zeros((3, 45), dtype=np.uint8)
+    save(tmp_path / "wide.npz", frames, trees, {"train": 1, "valid": 1, "test": 1}, seed=0)
+    loaded = load(tmp_path / "wide.npz", FRAMES)  # x -> x - 1 takes [0, 2] to [-1, 1]
+    assert loaded["train"].positions[0, 0, 0].tolist() == [-1, 1]
+    assert (loaded["valid"].positions == 2).all()
+    assert (loaded["test"].positions == -6).all()
+
+
 def test_layouts_that_are_missing_damaged_or_too_short(tmp_path: Path, layouts: Path) -> None:
     with pytest.raises(FileNotFoundError, match="make them with: cvxsst data graph-layout"):
         load(tmp_path / "none.npz", 10)
@@ -84,11 +95,13 @@ def test_layouts_that_are_missing_damaged_or_too_short(tmp_path: Path, layouts: 
         load(tmp_path / "short.npz", 10)
     with np.load(layouts) as stored:
         contents = dict(stored)
-    contents["frames"][0, 0, 0, 0] += 1
-    with (tmp_path / "changed.npz").open("wb") as file:
-        np.savez(file, **contents)
-    with pytest.raises(ValueError, match="damaged: its checksum"):
-        load(tmp_path / "changed.npz", 10)
+    for part in ("frames", "trees"):
+        changed = contents[part].copy()
+        changed.flat[0] += 1
+        with (tmp_path / "changed.npz").open("wb") as file:
+            np.savez(file, **contents | {part: changed})
+        with pytest.raises(ValueError, match="damaged: its checksum"):
+            load(tmp_path / "changed.npz", 10)
 
 
 # ------------------------------------------------------------------------------------------------------------ networks

@@ -6,10 +6,12 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from typer.testing import CliRunner
 
 from cvxsst import cli
@@ -18,7 +20,16 @@ from experiments.graph_layout.batch_norm import BatchNorm
 from experiments.graph_layout.data import NODES, Layouts, load
 from experiments.graph_layout.edges import EDGES, GRADIENTS, kl_to_prior
 from experiments.graph_layout.model import HORIZON, negative_log_likelihood
-from experiments.graph_layout.training import Config, RelationalInference, history, load_best, train
+from experiments.graph_layout.training import (
+    Config,
+    EvaluationBatches,
+    RelationalInference,
+    TrainingBatches,
+    WholeCheckpoints,
+    history,
+    load_best,
+    train,
+)
 
 # Ray's workers are nice by 15: on a busy machine they would wait for their turn.
 RAY = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_worker_niceness": "0"}
@@ -119,6 +130,32 @@ def test_a_run_in_short_pieces_ends_like_an_unbroken_one(layouts: dict[str, Layo
     assert pieces == TINY.steps // TINY.validate_every
     assert result["test"] == unbroken["test"]
     assert history(tmp_path / "pieces") == unbroken["history"]
+
+
+def test_a_checkpoint_cut_off_while_it_is_written_leaves_the_old_one(tmp_path: Path, monkeypatch) -> None:
+    def cut_off(self, checkpoint, path, storage_options=None) -> None:
+        Path(path).write_bytes(b"half of")
+        raise KeyboardInterrupt
+
+    path, io = tmp_path / "last.ckpt", WholeCheckpoints()
+    io.save_checkpoint({"step": 1}, path)
+    monkeypatch.setattr(TorchCheckpointIO, "save_checkpoint", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        io.save_checkpoint({"step": 2}, path)
+    assert torch.load(path) == {"step": 1}
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_batches_go_through_the_data_and_every_process_takes_its_share(layouts: dict[str, Layouts], world: int) -> None:
+    module = SimpleNamespace(config=Config(batch_size=100), global_step=4, trainer=SimpleNamespace(world_size=world))
+    expected = [torch.arange(step * 100, (step + 1) * 100) % len(layouts["train"]) for step in (4, 5, 6)]
+    for rank in range(world):
+        module.global_rank = rank
+        batches = iter(TrainingBatches(layouts["train"], module))  # type: ignore[arg-type]
+        for rows in expected:  # goes on at step 4, and past the end of the data
+            assert torch.equal(next(batches), layouts["train"].positions[rows[rank::world]])
+        seen = torch.cat([trees for _, trees in EvaluationBatches(layouts["valid"], module)])  # type: ignore[arg-type]
+        assert torch.equal(seen, layouts["valid"].trees[rank::world])
 
 
 def test_two_processes_have_the_gradients_of_one(stored: Path, layouts: dict[str, Layouts], tmp_path: Path) -> None:

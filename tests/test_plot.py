@@ -44,7 +44,7 @@ def differ_by_a_transposition(a: np.ndarray, b: np.ndarray) -> bool:
         (spanning_tree(4), lambda a, b: np.abs(a - b).sum() == 2),  # bases of a matroid: one exchange
         (simplex(2), lambda a, b: True),
     ],
-    ids=repr,
+    ids=lambda value: repr(value) if isinstance(value, cvxsst.Polytope) else "",
 )
 def test_edges_of_polytopes_are_those_of_the_theory(P: cvxsst.Polytope, adjacent: Callable) -> None:
     V = vertices(P)
