@@ -116,6 +116,11 @@ def test_a_field_is_the_gradient_along_the_polytope() -> None:
     (arrows,) = [drawn for drawn in ax.collections if hasattr(drawn, "U")]
     expected = plot.projection(simplex(3)) @ (w - w.mean()).numpy()
     assert np.allclose(np.stack([arrows.U, arrows.V], 1), expected)
+    ax = plot.field(
+        simplex(3), lambda z: z @ w, projection=np.eye(3)[:2]
+    )  # seen from above, along the simplex all the same
+    (arrows,) = [drawn for drawn in ax.collections if hasattr(drawn, "U")]
+    assert np.allclose(np.stack([arrows.U, arrows.V], 1), (w - w.mean())[:2])
     with pytest.raises(ValueError, match="has dimension 3"):
         plot.field(cube(3), lambda z: z.sum(-1))
     with pytest.raises(ValueError, match="not one each"):
