@@ -69,7 +69,7 @@ def _versions() -> Iterator[Finding]:
     least = metadata("cvxsst")["Requires-Python"].removeprefix(">=")
     yield _compared("python", platform.python_version(), least, f"install Python {least} or later")
     for requirement in (*required, *(f"{name}; extra" for name in ALSO_SHOWN)):
-        match = re.match(r"([\w.-]+)(?:>=([\d.]+))?", requirement)
+        match = re.match(r"([\w.-]+)(?:\[[\w,]+\])?(?:>=([\d.]+))?", requirement)
         if match is None or match[1] == "cvxsst" or 'extra == "test"' in requirement:
             continue
         name, least = match[1], match[2] or ""

@@ -141,6 +141,13 @@ def test_versions_compare_as_numbers() -> None:
     assert not doctor._compared("torch", "2.4", "2.13", "pip").well
 
 
+def test_a_version_is_read_behind_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "requires", lambda name: ['numpy[own]>=999.0; extra == "search"'])
+    (numpy,) = [finding for finding in doctor._versions() if finding.subject == "numpy"]
+    assert not numpy.well
+    assert "needs 999.0" in numpy.remark
+
+
 def test_the_requirements_are_of_the_form_that_is_read() -> None:
     for line in requires("cvxsst") or []:
-        assert re.fullmatch(r"[\w-]+(>=[\d.]+|\[\w+\])(; extra == \"\w+\")?", line), line
+        assert re.fullmatch(r"[\w-]+(\[[\w,]+\])?(>=[\d.]+)?(; extra == \"\w+\")?", line), line
