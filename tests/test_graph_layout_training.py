@@ -7,6 +7,7 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,14 +149,16 @@ def test_a_checkpoint_cut_off_while_it_is_written_leaves_the_old_one(tmp_path: P
 @pytest.mark.parametrize("world", [1, 2])
 def test_batches_go_through_the_data_and_every_process_takes_its_share(layouts: dict[str, Layouts], world: int) -> None:
     size = len(layouts["train"]) // 4 + 2  # so that the fourth batch goes past the end
-    module = SimpleNamespace(config=Config(batch_size=size), global_step=2, trainer=SimpleNamespace(world_size=world))
+    module: Any = SimpleNamespace(
+        config=Config(batch_size=size), global_step=2, trainer=SimpleNamespace(world_size=world)
+    )
     expected = [torch.arange(step * size, (step + 1) * size) % len(layouts["train"]) for step in (2, 3, 4)]
     for rank in range(world):
         module.global_rank = rank
-        batches = iter(TrainingBatches(layouts["train"], module))  # type: ignore[arg-type]
+        batches = iter(TrainingBatches(layouts["train"], module))
         for rows in expected:  # goes on at the step where the run is
             assert torch.equal(next(batches), layouts["train"].positions[rows[rank::world]])
-        seen = torch.cat([trees for _, trees in EvaluationBatches(layouts["valid"], module)])  # type: ignore[arg-type]
+        seen = torch.cat([trees for _, trees in EvaluationBatches(layouts["valid"], module)])
         assert torch.equal(seen, layouts["valid"].trees[rank::world])
 
 
