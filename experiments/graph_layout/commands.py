@@ -70,7 +70,8 @@ def train(
         ),
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="Stop after so long; the same command goes on.", show_default=False)
+        float | None,
+        typer.Option(help="Stop at the first validation after so many; the same command goes on.", show_default=False),
     ] = None,
     accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu ..., as Lightning names them.")] = "auto",
     devices: Annotated[str, typer.Option(help="How many, or which: 2, '0,1', auto.")] = "1",
