@@ -16,10 +16,10 @@ import scipy.sparse as sp
 from cvxsst.arguments import checked_polytope
 from cvxsst.certificate import distance
 from cvxsst.errors import EmptyPolytopeError, NoFastPathError, UnboundedPolytopeError, some
-from cvxsst.lp import LinearProgram
+from cvxsst.geometry.linear_program import LinearProgram
+from cvxsst.geometry.presolve import Presolved
+from cvxsst.geometry.vertices import vertices
 from cvxsst.polytope import Polytope
-from cvxsst.presolve import Presolved
-from cvxsst.vertices import vertices
 
 INTEGRAL = 1e-6  # an entry of a vertex this close to an integer is one
 REDUNDANCY_UP_TO = 2_000  # rows up to which each inequality is tested by a linear program of its own

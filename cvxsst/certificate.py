@@ -32,10 +32,10 @@ import torch
 from scipy.special import rel_entr, softmax
 
 from cvxsst.arguments import checked_problem
-from cvxsst.face import Face
-from cvxsst.presolve import Presolved
+from cvxsst.geometry.faces import Face
+from cvxsst.geometry.presolve import Presolved
+from cvxsst.geometry.vertices import vertices
 from cvxsst.regularizers import Custom, ExponentialFamily, Regularizer, Separable
-from cvxsst.vertices import vertices
 
 if TYPE_CHECKING:
     from cvxsst.polytope import Polytope

@@ -12,8 +12,8 @@ from cvxsst.arguments import Problem, checked_problem, holds
 from cvxsst.engines import Engine, Info, chosen_engine
 from cvxsst.engines.fast import Fast
 from cvxsst.errors import ConvergenceError, EmptyPolytopeError, NoFastPathError, some
+from cvxsst.geometry.vertices import vertices
 from cvxsst.regularizers import Euclidean, Regularizer
-from cvxsst.vertices import vertices
 
 if TYPE_CHECKING:
     from cvxsst.polytope import Polytope

@@ -29,9 +29,9 @@ import numpy as np
 import torch
 from scipy.spatial import ConvexHull, Delaunay
 
+from cvxsst.geometry.vertices import vertices
 from cvxsst.polytope import Polytope
 from cvxsst.validation.plot import require_matplotlib
-from cvxsst.vertices import vertices
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +63,7 @@ def polytope(
         dimension: 2 or 3, of new axes.
         projection: ``(2 or 3, P.size)``; default ``cvxsst.plot.projection``.
         edges: whether to draw edges.
-        labels: names of the vertices, in the order of ``cvxsst.vertices.vertices(P)``; True: their entries.
+        labels: names of the vertices, in the order of ``cvxsst.geometry.vertices.vertices(P)``; True: their entries.
         color: of vertices and edges.
 
     Raises:

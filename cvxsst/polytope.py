@@ -23,9 +23,9 @@ import numpy as np
 import torch
 
 from cvxsst.arguments import plainly
-from cvxsst.canonical import StandardForm, brief, canonicalize
 from cvxsst.errors import ArgumentTypeError, EmptyPolytopeError, UnboundedPolytopeError, some
-from cvxsst.presolve import Presolved, is_feasible, presolve, presolve_feasible
+from cvxsst.geometry.canonical import StandardForm, brief, canonicalize
+from cvxsst.geometry.presolve import Presolved, is_feasible, presolve, presolve_feasible
 
 F = TypeVar("F", bound=Callable[..., Any])
 Declaration = Callable[..., tuple[cp.Variable, list[cp.Constraint]]]

@@ -34,8 +34,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
-from cvxsst.canonical import StandardForm
-from cvxsst.presolve import Presolved, affine_hull
+from cvxsst.geometry.canonical import StandardForm
+from cvxsst.geometry.presolve import Presolved, affine_hull
 
 if TYPE_CHECKING:
     from cvxsst.polytope import Family, Polytope

@@ -26,7 +26,7 @@ from scipy.optimize import linear_sum_assignment
 import cvxsst
 from cvxsst import CategoricalEntropy, polytope
 from cvxsst.arguments import holds
-from cvxsst.canonical import StandardForm
+from cvxsst.geometry.canonical import StandardForm
 from polytopes._arguments import require_size
 from polytopes._transport import derivative, entropic
 

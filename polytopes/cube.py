@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from cvxsst import BinaryEntropy, CategoricalEntropy, Euclidean, ExponentialFamily, polytope
-from cvxsst.canonical import StandardForm
+from cvxsst.geometry.canonical import StandardForm
 from polytopes._arguments import require_size
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from cvxsst import BinaryEntropy, CategoricalEntropy, Euclidean, ExponentialFamily, polytope
-from cvxsst.canonical import StandardForm
+from cvxsst.geometry.canonical import StandardForm
 from polytopes import _counting, _threshold
 from polytopes._arguments import require_size
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from cvxsst import polytope
-from cvxsst.canonical import StandardForm
+from cvxsst.geometry.canonical import StandardForm
 from polytopes._arguments import require_size
 
 LARGEST = 14

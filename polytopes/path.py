@@ -21,7 +21,7 @@ import scipy.sparse as sp
 import torch
 
 from cvxsst import polytope
-from cvxsst.canonical import StandardForm
+from cvxsst.geometry.canonical import StandardForm
 from polytopes._arguments import require_edges, require_size
 from polytopes._incidence import graph_of
 from polytopes._programs import Reduce, finite, log_sum_exp, maximizer, maximum, possible

@@ -33,7 +33,7 @@ import numpy as np
 import torch
 
 from cvxsst import CategoricalEntropy, Euclidean, polytope
-from cvxsst.canonical import StandardForm
+from cvxsst.geometry.canonical import StandardForm
 from polytopes._arguments import require_size
 
 

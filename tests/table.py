@@ -15,7 +15,7 @@ import torch
 import cvxsst
 import polytopes
 from cvxsst.engines import ENGINES
-from cvxsst.vertices import vertices
+from cvxsst.geometry.vertices import vertices
 
 REGULARIZERS = (
     cvxsst.Euclidean(),

@@ -8,8 +8,8 @@ import torch
 import cvxsst
 import polytopes
 from benchmarks.kkt import extreme_instances
-from cvxsst.kkt.elimination import DELTA, Pattern
-from cvxsst.kkt.matrix import Matrix
+from cvxsst.engines.kkt.elimination import DELTA, Pattern
+from cvxsst.engines.kkt.matrix import Matrix
 
 from .table import POLYTOPES, in_domain, utilities
 

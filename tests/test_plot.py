@@ -12,7 +12,7 @@ import torch
 
 import cvxsst
 from cvxsst import plot
-from cvxsst.vertices import vertices
+from cvxsst.geometry.vertices import vertices
 from polytopes import arborescence, birkhoff, cube, k_subset, matching, permutahedron, simplex, spanning_tree
 
 mpl.use("Agg")

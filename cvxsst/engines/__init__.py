@@ -15,10 +15,10 @@ from cvxsst.engines.base import Engine, Info
 from cvxsst.engines.cvxpylayer import CvxpyLayerEngine
 from cvxsst.engines.enumeration import Enumeration
 from cvxsst.engines.fast import Fast
+from cvxsst.engines.kkt import KKT
 from cvxsst.errors import NoFastPathError
-from cvxsst.kkt import KKT
+from cvxsst.geometry.vertices import vertices
 from cvxsst.regularizers import ExponentialFamily, Regularizer, checked_regularizer
-from cvxsst.vertices import vertices
 
 if TYPE_CHECKING:
     from cvxsst.polytope import Polytope

@@ -12,8 +12,8 @@ import torch
 from cvxsst.regularizers import Regularizer, Separable
 
 if TYPE_CHECKING:
+    from cvxsst.geometry.presolve import Presolved
     from cvxsst.polytope import Polytope
-    from cvxsst.presolve import Presolved
 
 
 @dataclass(frozen=True)

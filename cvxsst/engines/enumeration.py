@@ -13,8 +13,8 @@ import torch
 
 from cvxsst.engines.base import Engine, Info
 from cvxsst.errors import NoFastPathError
+from cvxsst.geometry.vertices import vertices
 from cvxsst.regularizers import ExponentialFamily, Regularizer
-from cvxsst.vertices import vertices
 
 if TYPE_CHECKING:
     from cvxsst.polytope import Polytope

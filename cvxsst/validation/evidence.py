@@ -23,11 +23,11 @@ import torch
 
 from cvxsst.certificate import judge
 from cvxsst.errors import NoFastPathError
+from cvxsst.geometry.vertices import vertices
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import Custom, ExponentialFamily, Regularizer, Separable
 from cvxsst.validation.instances import Instances
 from cvxsst.validation.solvers import Answer, Solver
-from cvxsst.vertices import vertices
 
 RIGHT, LIMITED, WRONG, KINK, SILENT = "right", "limited", "wrong", "kink", "no answer"
 

@@ -20,6 +20,7 @@ import cvxpy as cp
 import numpy as np
 import torch
 
+from cvxsst.geometry.vertices import vertices
 from cvxsst.maps import argmax
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import Custom, ExponentialFamily, Regularizer, Separable
@@ -28,7 +29,6 @@ from cvxsst.validation.instances import Instances
 from cvxsst.validation.report import Law, Worst, number
 from cvxsst.validation.solvers import Answer
 from cvxsst.validation.trial import Trial, ask_shaped
-from cvxsst.vertices import vertices
 
 SINGLE = 2e-5  # what float32 may lose in z, where entries are of size 1
 SINGLE_VJP = 1e-3

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from cvxsst.geometry.vertices import vertices
 from cvxsst.maps import softmax
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import Regularizer
-from cvxsst.vertices import vertices
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 

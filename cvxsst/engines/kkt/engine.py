@@ -9,13 +9,13 @@ import torch
 
 from cvxsst.arguments import plainly
 from cvxsst.engines.base import Engine, Info, groups, said_by_domain
+from cvxsst.engines.kkt import interior, newton
+from cvxsst.engines.kkt.derivative import sensitivity
+from cvxsst.engines.kkt.elimination import Pattern
+from cvxsst.engines.kkt.entries import ENTRIES
+from cvxsst.engines.kkt.matrix import Matrix, pairs
 from cvxsst.errors import EmptyPolytopeError
-from cvxsst.kkt import interior, newton
-from cvxsst.kkt.derivative import sensitivity
-from cvxsst.kkt.elimination import Pattern
-from cvxsst.kkt.entries import ENTRIES
-from cvxsst.kkt.matrix import Matrix, pairs
-from cvxsst.presolve import Presolved
+from cvxsst.geometry.presolve import Presolved
 from cvxsst.regularizers import Euclidean, Regularizer, Separable
 
 if TYPE_CHECKING:

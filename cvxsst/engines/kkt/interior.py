@@ -21,9 +21,9 @@ from dataclasses import dataclass
 
 import torch
 
-from cvxsst.kkt.elimination import DELTA, Factor, Pattern
-from cvxsst.kkt.entries import Entries
-from cvxsst.kkt.matrix import Matrix
+from cvxsst.engines.kkt.elimination import DELTA, Factor, Pattern
+from cvxsst.engines.kkt.entries import Entries
+from cvxsst.engines.kkt.matrix import Matrix
 
 STEPS = 80
 PATIENCE = 6  # steps without improvement

@@ -20,7 +20,7 @@ import numpy as np
 from scipy.spatial import ConvexHull
 
 from cvxsst.errors import NoFastPathError
-from cvxsst.presolve import Presolved, presolve_feasible
+from cvxsst.geometry.presolve import Presolved, presolve_feasible
 
 if TYPE_CHECKING:
     from cvxsst.polytope import Polytope

@@ -24,9 +24,9 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse as sp
 
-from cvxsst.canonical import StandardForm, canonicalize
 from cvxsst.errors import EmptyPolytopeError, UnboundedPolytopeError, some
-from cvxsst.lp import LinearProgram
+from cvxsst.geometry.canonical import StandardForm, canonicalize
+from cvxsst.geometry.linear_program import LinearProgram
 
 RANK_TOLERANCE = 1e-9  # relative to the largest pivot
 
@@ -131,7 +131,7 @@ class Presolved:
 
 
 def presolve(form: StandardForm) -> Presolved:
-    """Presolve a standard form; ``cvxsst.presolve`` (module) says how.
+    """Presolve a standard form; ``cvxsst.geometry.presolve`` (module) says how.
 
     Raises:
         EmptyPolytopeError: no point satisfies the constraints.

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cvxsst.kkt.elimination import cholesky
-from cvxsst.kkt.interior import EDGE, PROXIMAL, System
+from cvxsst.engines.kkt.elimination import cholesky
+from cvxsst.engines.kkt.interior import EDGE, PROXIMAL, System
 
 if TYPE_CHECKING:
-    from cvxsst.kkt.engine import Part
+    from cvxsst.engines.kkt.engine import Part
 
 # lam / s beyond this says no more than "active". What is held this firmly still yields by 1 / HEAVY of the curvature,
 # times the square of the scale of z; from 1e13 on the factorization loses its digits.

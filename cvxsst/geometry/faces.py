@@ -21,7 +21,7 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse as sp
 
-from cvxsst.presolve import Presolved, affine_hull
+from cvxsst.geometry.presolve import Presolved, affine_hull
 from cvxsst.regularizers import Euclidean, Separable
 
 NEWTON_STEPS = 60

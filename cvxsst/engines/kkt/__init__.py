@@ -22,6 +22,6 @@ takes 6.1 steps from the center and 8.6 from the previous duals on Birkhoff(10),
 (Euclidean, means of 128 instances).
 """
 
-from cvxsst.kkt.engine import KKT
+from cvxsst.engines.kkt.engine import KKT
 
 __all__ = ["KKT"]

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from cvxsst.kkt.entries import Entries
-from cvxsst.kkt.matrix import Matrix
+from cvxsst.engines.kkt.entries import Entries
+from cvxsst.engines.kkt.matrix import Matrix
 
 STEPS = 20  # what takes longer is for the interior point method
 TOLERANCE = 1e-13  # of A z - b, relative to 1 + |b|

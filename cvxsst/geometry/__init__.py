@@ -1,0 +1,1 @@
+"""The geometry of a declaration: matrices, presolve, linear programs, faces, vertices."""
