@@ -6,7 +6,7 @@ low temperature, and it looks at neither its input nor the solver's status. So h
 1. the problem is stated in the free entries of z, on the face that the -inf entries leave, with u reduced by its
    component orthogonal to the affine hull (which changes nothing but the rounding);
 2. CvxpyLayer gives z and the multipliers; one instance that makes the solver fail is solved again alone;
-3. the multipliers tell the active constraints, Newton on that face (``cvxsst.geometry.faces``) removes the remaining error, and
+3. the multipliers tell the active constraints, Newton on that face (``cvxsst.geometry.faces``) removes the error left, and
    the derivative is that of the face;
 4. the certificate judges the result, whatever the solver said; ``converged`` means: z is within 1e-6.
 
