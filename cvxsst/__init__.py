@@ -23,7 +23,8 @@ from cvxsst.errors import (
 )
 from cvxsst.layer import SoftmaxLayer
 from cvxsst.maps import argmax, softmax
-from cvxsst.polytope import Family, Polytope, polytope
+from cvxsst.family import Family, polytope
+from cvxsst.polytope import Polytope
 from cvxsst.regularizers import BinaryEntropy, CategoricalEntropy, Custom, Euclidean, ExponentialFamily, Regularizer
 from cvxsst.validation import Comparison, Report, compare, validate
 

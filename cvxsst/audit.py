@@ -14,12 +14,11 @@ import numpy as np
 import scipy.sparse as sp
 
 from cvxsst.arguments import checked_polytope
-from cvxsst.certificate import distance
 from cvxsst.errors import EmptyPolytopeError, NoFastPathError, UnboundedPolytopeError, some
 from cvxsst.geometry.linear_program import LinearProgram
 from cvxsst.geometry.presolve import Presolved
-from cvxsst.geometry.vertices import vertices
 from cvxsst.polytope import Polytope
+from cvxsst.recognition import known
 
 INTEGRAL = 1e-6  # an entry of a vertex this close to an integer is one
 REDUNDANCY_UP_TO = 2_000  # rows up to which each inequality is tested by a linear program of its own
@@ -166,7 +165,7 @@ def audit(P: Polytope, objectives: int = 200, seed: int = 0) -> Audit:
         cut_off=cut_off,
         stranger=stranger,
         structures=structures,
-        recognized=None if P.known in (None, P) else repr(P.known),
+        recognized=None if known(P) in (None, P) else repr(known(P)),
     )
 
 
@@ -193,12 +192,12 @@ def _compare_with_structures(
     if P.family is None or P.family.structure_list is None:
         return None, None, None
     try:
-        Z = vertices(P)
+        Z = P.vertices()
     except NoFastPathError:
         return None, None, None
-    cut_off = next((z for z in Z if distance(presolved, z) > INTEGRAL), None)
-    known = {z.tobytes() for z in np.round(Z) + 0.0}
-    stranger = next((z for z in found if (np.round(z) + 0.0).tobytes() not in known), None)
+    cut_off = next((z for z in Z if presolved.distance(z) > INTEGRAL), None)
+    listed = {z.tobytes() for z in np.round(Z) + 0.0}
+    stranger = next((z for z in found if (np.round(z) + 0.0).tobytes() not in listed), None)
     shaped = [None if z is None else z.reshape(P.shape) for z in (cut_off, stranger)]
     return shaped[0], shaped[1], len(Z)
 

@@ -25,7 +25,8 @@ from cvxsst.audit import audit as audit_polytope
 from cvxsst.doctor import examine
 from cvxsst.engines import ENGINES, which_engine
 from cvxsst.errors import ConvergenceError, NoFastPathError
-from cvxsst.polytope import Declaration, Family, Polytope, polytope
+from cvxsst.family import Declaration, Family, polytope
+from cvxsst.polytope import Polytope
 from cvxsst.recognition import installed_families
 from cvxsst.regularizers import BinaryEntropy, CategoricalEntropy, Euclidean, ExponentialFamily, Regularizer
 from cvxsst.validation import validate

@@ -20,6 +20,7 @@ from torch.distributions import Distribution, Exponential, constraints, register
 from torch.distributions.kl import kl_divergence
 
 from cvxsst.arguments import checked_polytope, checked_temperature
+from cvxsst.autograd import straight_through
 from cvxsst.errors import ArgumentTypeError
 from cvxsst.maps import argmax, checked_options, softmax
 from cvxsst.polytope import Polytope
@@ -40,11 +41,9 @@ class InPolytope(constraints.Constraint):
         return len(self.P.shape)
 
     def check(self, value: torch.Tensor) -> torch.Tensor:
-        from cvxsst.certificate import distance
-
         batch = value.shape[: value.dim() - self.event_dim]
         rows = value.detach().to("cpu", torch.float64).reshape(batch.numel(), self.P.size).numpy()
-        far = [distance(self.P.presolved, row) if bool((abs(row) < 1e9).all()) else float("inf") for row in rows]
+        far = [self.P.presolved.distance(row) if bool((abs(row) < 1e9).all()) else float("inf") for row in rows]
         tolerance = 1e-6 if value.dtype == torch.float64 else 1e-4
         inside = torch.tensor(far, dtype=torch.float64) <= tolerance
         return inside.reshape(batch).to(value.device)
@@ -201,7 +200,7 @@ class StochasticSoftmax(_Perturbed):
                 "use StochasticArgmax, or another distribution"
             )
         self.regularizer = checked_regularizer(regularizer)
-        shape = checked_temperature(temperature, torch.device("cpu")).shape
+        shape = torch.as_tensor(checked_temperature(temperature, torch.device("cpu"))).shape
         try:
             fits = torch.broadcast_shapes(shape, self.batch_shape) == self.batch_shape
         except RuntimeError:
@@ -223,7 +222,7 @@ class StochasticSoftmax(_Perturbed):
         """(z, w): the samples and the utilities that they come from, both differentiable."""
         w = self.utilities.rsample(torch.Size(sample_shape))
         z = softmax(self.P, w, self.regularizer, self.temperature, **self._options)
-        return (_StraightThrough.apply(z, argmax(self.P, w)) if self.hard else z), w
+        return (straight_through(z, argmax(self.P, w)) if self.hard else z), w
 
     @torch.no_grad()
     def sample_with_utilities(self, sample_shape: Any = torch.Size()) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: B008
@@ -243,18 +242,6 @@ class StochasticSoftmax(_Perturbed):
             f"regularizer: {self.regularizer!r}, temperature: {shown}, hard: {self.hard}, "
             f"batch_shape: {tuple(self.batch_shape)})"
         )
-
-
-class _StraightThrough(torch.autograd.Function):
-    """Forward the vertex, exactly; backward the gradient of the relaxed sample."""
-
-    @staticmethod
-    def forward(ctx: Any, soft: torch.Tensor, hard: torch.Tensor) -> torch.Tensor:
-        return hard.clone()
-
-    @staticmethod
-    def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return g, None
 
 
 class _NonPositive(constraints.Constraint):

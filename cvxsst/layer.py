@@ -60,7 +60,7 @@ class SoftmaxLayer(torch.nn.Module):
         if isinstance(temperature, torch.nn.Parameter):
             self.temperature = temperature
         else:
-            self.register_buffer("temperature", checked.detach().clone())
+            self.register_buffer("temperature", torch.as_tensor(checked, dtype=torch.float64).detach().clone())
         self.engine = engine
         self._options: dict[str, Any] = {"backward": backward, "on_failure": on_failure}
 

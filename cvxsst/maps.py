@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, overload
+from functools import partial
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
 
-from cvxsst.arguments import Problem, checked_problem, holds
-from cvxsst.engines import Engine, Info, chosen_engine
-from cvxsst.engines.fast import Fast
-from cvxsst.errors import ConvergenceError, EmptyPolytopeError, NoFastPathError, some
-from cvxsst.geometry.vertices import vertices
+from cvxsst.autograd import without_derivative
+from cvxsst.engines import Engine, Info, Solution, chosen_engine
+from cvxsst.errors import NoFastPathError
+from cvxsst.gradients import BACKWARD, settled
+from cvxsst.polytope import Map, Polytope
+from cvxsst.problem import Problem
+from cvxsst.recognition import known
 from cvxsst.regularizers import Euclidean, Regularizer
-
-if TYPE_CHECKING:
-    from cvxsst.polytope import Polytope
-
-# Step of the central difference in u = w / T. The truncation error is O(step^2), the solver's error is divided by the
-# step: 1e-4 leaves about 1e-8 of each with a solver right to 1e-12.
-STEP = 1e-4
+from cvxsst.values import holds
 
 
 @torch.no_grad()
@@ -49,62 +46,71 @@ def argmax(P: Polytope, w: torch.Tensor, engine: str = "auto") -> torch.Tensor:
         >>> cvxsst.argmax(k_subset(4, 2), torch.tensor([0.1, 3.0, -1.0, 2.0]))
         tensor([0., 1., 0., 1.])
     """
-    problem = checked_problem(P, w, None, 1.0)
-    solve = _argmax_engine(P, engine)
-    u = problem.u
+    problem = Problem.posed(P, w, None, 1.0).inspected()
+    z = without_derivative(_argmax_engine(P, engine), problem.u, problem.forbidden)
     if problem.forbidden is not None:
-        u = _discouraged(P, problem)
-    z = solve(u.reshape(-1, *P.shape)).reshape(u.shape)
-    if problem.forbidden is not None:
-        taken = ((z != 0) & problem.forbidden).any(dim=1)
-        if bool(taken.any()):
-            _raise_empty(problem, taken)
-    return z.reshape(*problem.batch, *P.shape).to(problem.dtype)
+        taken = ((z != 0) & problem.forbidden).any(dim=-1)
+        if holds(taken):
+            problem.raise_empty(taken)
+    return problem.shaped(z)
 
 
-def _argmax_engine(P: Polytope, name: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    known = P.known if name in ("auto", "fast") else None
-    oracle = known.family.argmax_oracle if known is not None and known.family is not None else None
+def _argmax_engine(P: Polytope, name: str) -> Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]:
+    """(u, forbidden) ``(B, n)`` to z; where -inf leaves nothing, z may be anything that takes a forbidden entry."""
+    member = known(P) if name in ("auto", "fast") else None
+    oracle = member.knowledge.argmax if member is not None and member.knowledge is not None else None
     if name == "auto":
         name = "fast" if oracle is not None else "lp"
     if name == "fast":
         if oracle is None:
             raise NoFastPathError(f"engine='fast': no argmax oracle is registered for {P!r}; use engine='lp' or 'auto'")
-        arguments = known.arguments if known is not None else {}
-        return lambda u: oracle(u, **arguments)
+        return partial(_by_oracle, P, oracle)
     if name == "lp":
-        return lambda u: _by_linear_programs(P, u)
+        return partial(_by_linear_programs, P)
     if name == "enumeration":
-        V = torch.from_numpy(vertices(P))
-        return lambda u: V.to(u.device)[(u.reshape(len(u), P.size) @ V.to(u.device).T).argmax(dim=1)]
+        return partial(_by_enumeration, P)
     raise ValueError(f"engine: unknown engine {name!r} for the argmax; choose 'auto', 'fast', 'lp' or 'enumeration'")
 
 
-def _by_linear_programs(P: Polytope, u: torch.Tensor) -> torch.Tensor:
+def _by_oracle(P: Polytope, oracle: Map, u: torch.Tensor, forbidden: torch.Tensor | None) -> torch.Tensor:
+    """A forbidden entry gets a malus of more than the range of <w, z> over P: it is taken only if every structure
+    takes one."""
+    if forbidden is not None:
+        lower, upper = (torch.from_numpy(bound).to(u.device) for bound in P.bounds)
+        reach = (u.abs() * torch.maximum(lower.abs(), upper.abs())).sum(dim=1, keepdim=True)
+        u = torch.where(forbidden, -torch.where(reach > 0, 2 * reach, 1.0), u)
+    shaped = u.reshape(-1, *P.shape)
+    z = oracle(shaped)
+    if not isinstance(z, torch.Tensor) or z.shape != shaped.shape:
+        got = tuple(z.shape) if isinstance(z, torch.Tensor) else type(z).__name__
+        raise ValueError(
+            f"engine='fast': the argmax oracle of {P!r} returned {got} for utilities of shape {tuple(shaped.shape)}; it "
+            "must return a tensor of their shape"
+        )
+    return z.reshape(u.shape)
+
+
+def _by_enumeration(P: Polytope, u: torch.Tensor, forbidden: torch.Tensor | None) -> torch.Tensor:
+    V = torch.from_numpy(P.vertices()).to(u.device)
+    values = u @ V.T
+    if forbidden is not None:
+        values = values.masked_fill(forbidden.to(V) @ (V != 0).to(V).T != 0, -torch.inf)
+    return V[values.argmax(dim=1)]
+
+
+def _by_linear_programs(P: Polytope, u: torch.Tensor, forbidden: torch.Tensor | None) -> torch.Tensor:
     program = P.presolved.linear_program
-    z = np.zeros((len(u), P.size))
-    for i, objective in enumerate(u.cpu().reshape(len(u), P.size).numpy()):
-        solution = program.vertex(objective)
-        assert solution.x is not None, "a polytope is neither empty nor unbounded"
-        z[i] = solution.x[: P.size]
+    z = np.ones(u.shape)  # where nothing is left
+    for i, objective in enumerate(u.cpu().numpy()):
+        zeros = () if forbidden is None else forbidden[i].nonzero().flatten().tolist()
+        solution = program.vertex(objective, zeros=zeros)
+        if solution.x is not None:
+            z[i] = solution.x[: P.size]
     near = np.round(z)
     # The last digits depend on the way that the simplex method took; twelve do not.
     digits = 12 - int(np.ceil(np.log10(np.abs(z).max(initial=1.0))))
     z = np.where(np.abs(z - near) < 1e-9, near, np.round(z, digits))  # integers come back as such
     return torch.from_numpy(z + 0.0).to(u.device)
-
-
-def _discouraged(P: Polytope, problem: Problem) -> torch.Tensor:
-    """Finite utilities under which a forbidden entry is taken only if every structure takes one.
-
-    A penalty of more than the range of <w, z> over P outweighs all else.
-    """
-    assert problem.forbidden is not None
-    for entries in {problem.forbidden_entries(i) for i in range(len(problem.u))}:
-        P.require_zero_is_least(entries)
-    lower, upper = (torch.from_numpy(bound).to(problem.u.device) for bound in P.bounds)
-    reach = (problem.u.abs() * torch.maximum(lower.abs(), upper.abs())).sum(dim=1, keepdim=True)
-    return torch.where(problem.forbidden, -torch.where(reach > 0, 2 * reach, 1.0), problem.u)
 
 
 @overload
@@ -180,101 +186,21 @@ def softmax(
         >>> cvxsst.softmax(simplex(3), torch.tensor([1.0, 0.5, -1.0]))
         tensor([0.7500, 0.2500, 0.0000])
     """
-    problem = checked_problem(P, w, regularizer, temperature)
+    problem = Problem.posed(P, w, regularizer, temperature)
     solver = checked_options(P, regularizer, engine, backward, on_failure)
-    if backward == "implicit":
-        z, info = solver.softmax(P, regularizer, problem.u, problem.forbidden)
-    elif backward == "unroll":
-        assert isinstance(solver, Fast), "checked_options sees to it"
-        z, info = solver.softmax(P, regularizer, problem.u, problem.forbidden, unroll=True)
-    else:
-        found: list[Info] = []
-        z = _CentralDifference.apply(
-            problem.u, lambda u: solver.softmax(P, regularizer, u, problem.forbidden), problem, on_failure, found
-        )
-        info = found[0]
-    z = _settle_failures(z, info, problem, on_failure)
-    z = z.reshape(*problem.batch, *P.shape).to(problem.dtype)
-    return (z, info.reshape(problem.batch)) if return_info else z
+    z, info = BACKWARD[backward].solve(solver, problem, on_failure)
+    z = problem.shaped(settled(z, info, problem, on_failure))
+    if not return_info:
+        return z
+    return z, (info or Info(*Solution(problem.u.detach()).told())).reshape(problem.batch)
 
 
-def checked_options(P: Polytope, regularizer: Regularizer, engine: str, backward: str, on_failure: str) -> Engine:
+def checked_options(P: Polytope, regularizer: Regularizer, engine: str, backward: str, on_failure: str) -> Engine[Any]:
     """The engine; raises a ValueError unless it and the other options are known and fit."""
-    if backward not in ("implicit", "finite_difference", "unroll"):
+    if backward not in BACKWARD:
         raise ValueError(f"backward: choose 'implicit', 'finite_difference' or 'unroll', got {backward!r}")
     if on_failure not in ("raise", "nan"):
         raise ValueError(f"on_failure: choose 'raise' or 'nan', got {on_failure!r}")
     solver = chosen_engine(P, regularizer, engine)
-    if backward != "unroll":
-        return solver
-    able = P.known.family.unrollable if P.known is not None and P.known.family is not None else set()
-    if solver.name != "fast" or type(regularizer) not in able:
-        paths = some([f"{kind.__name__}()" for kind in able]) if able else "none"
-        raise ValueError(
-            f"backward='unroll': needs engine='fast' and a fast path that is a loop of torch operations, which over "
-            f"{P!r} has {paths}, not {regularizer!r} with engine={solver.name!r}; use backward='implicit'"
-        )
+    BACKWARD[backward].require(solver, P, regularizer)
     return solver
-
-
-class _CentralDifference(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        u: torch.Tensor,
-        solve: Callable[[torch.Tensor], tuple[torch.Tensor, Info]],
-        problem: Problem,
-        on_failure: str,
-        found: list[Info],
-    ) -> torch.Tensor:
-        z, info = solve(u.detach())
-        found.append(info)
-        ctx.save_for_backward(u)
-        ctx.solve, ctx.problem, ctx.on_failure = solve, problem, on_failure
-        return z
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
-        (u,) = ctx.saved_tensors
-        size = g.abs().amax(dim=1, keepdim=True) if g.numel() else g.new_ones(len(g), 1)
-        direction = torch.nan_to_num(g / size)
-        if ctx.problem.forbidden is not None:
-            direction = direction.masked_fill(ctx.problem.forbidden, 0.0)
-        sides = []
-        for sign in (1.0, -1.0):
-            z, info = ctx.solve(u + sign * STEP * direction)
-            sides.append(_settle_failures(z, info, ctx.problem, ctx.on_failure))
-        return (sides[0] - sides[1]) / (2 * STEP) * size, None, None, None, None
-
-
-def _settle_failures(z: torch.Tensor, info: Info, problem: Problem, on_failure: str) -> torch.Tensor:
-    """Raise for failed instances, or mark them: NaN in value and gradient, and only in theirs."""
-    failed = ~info.converged | info.empty
-    if not holds(failed):
-        return z
-    if on_failure == "raise":
-        if bool(info.empty.any()):
-            _raise_empty(problem, info.empty)
-        positions = failed.nonzero().flatten().tolist()
-        instances = [problem.instance(i) for i in positions]
-        raise ConvergenceError(
-            f"the solve did not reach its tolerance{_named(instances, ' in instances ')} (residuals "
-            f"{some([f'{info.residual[i].item():.1e}' for i in positions])}); on_failure='nan' keeps the others; "
-            "smaller utilities, a higher temperature or another engine may help",
-            instances,
-        )
-    mark = torch.where(failed, torch.nan, 0.0).to(z)[:, None]
-    return torch.nan_to_num(z) + mark * problem.u  # 0 u where all is well
-
-
-def _raise_empty(problem: Problem, empty: torch.Tensor) -> None:
-    instances = [problem.instance(i) for i in empty.nonzero().flatten().tolist()]
-    raise EmptyPolytopeError(
-        f"w: the -inf entries{_named(instances, ' of instances ')} forbid every structure; allow at least one"
-    )
-
-
-def _named(instances: list[tuple[int, ...]], words: str) -> str:
-    """Which instances of the batch; nothing where there is no batch."""
-    return "" if instances == [()] else words + some(instances)

@@ -29,7 +29,6 @@ import numpy as np
 import torch
 from scipy.spatial import ConvexHull, Delaunay
 
-from cvxsst.geometry.vertices import vertices
 from cvxsst.polytope import Polytope
 from cvxsst.validation.plot import require_matplotlib
 
@@ -63,7 +62,7 @@ def polytope(
         dimension: 2 or 3, of new axes.
         projection: ``(2 or 3, P.size)``; default ``cvxsst.plot.projection``.
         edges: whether to draw edges.
-        labels: names of the vertices, in the order of ``cvxsst.geometry.vertices.vertices(P)``; True: their entries.
+        labels: names of the vertices, in the order of ``cvxsst.geometry.vertices.P.vertices()``; True: their entries.
         color: of vertices and edges.
 
     Raises:
@@ -71,7 +70,7 @@ def polytope(
         NoFastPathError: the vertices cannot be enumerated.
     """
     axes = _axes(ax, dimension, equal=True)
-    V = vertices(P)
+    V = P.vertices()
     points = V @ _projection(P, axes, projection).T
     for i, j in polytope_edges(P) if edges else ():
         axes.plot(*points[[i, j]].T, color=color, linewidth=1, alpha=0.6, zorder=1)
@@ -137,7 +136,7 @@ def field(
     Raises:
         ValueError: P is not two-dimensional, or the values have another shape.
     """
-    V = vertices(P)
+    V = P.vertices()
     affine = _directions(V)
     _require(len(affine) == 2, f"P: {P!r} has dimension {len(affine)}; the gradient is drawn on dimension 2 only")
     axes: Any = polytope(P, projection=projection) if ax is None else _axes(ax, equal=True)
@@ -321,7 +320,7 @@ def projection(P: Polytope, dimension: int = 2) -> np.ndarray:
     _require(dimension in (1, 2, 3), f"dimension: choose 1, 2 or 3, got {dimension}")
     key = f"projection {dimension}"
     if key not in P.memo:
-        P.memo[key] = _principal(vertices(P), dimension)
+        P.memo[key] = _principal(P.vertices(), dimension)
     return P.memo[key]
 
 
@@ -371,7 +370,7 @@ def _upright(points: np.ndarray) -> np.ndarray:
 
 
 def polytope_edges(P: Polytope) -> list[tuple[int, int]]:
-    """The edges of P, as pairs of rows of ``vertices(P)``.
+    """The edges of P, as pairs of rows of ``P.vertices()``.
 
     Two vertices are adjacent iff no third one lies on all facets that hold both. The facets are those of the convex
     hull of the vertices (Qhull), within their affine hull.
@@ -380,7 +379,7 @@ def polytope_edges(P: Polytope) -> list[tuple[int, int]]:
         ValueError: more than 500 vertices or 9 dimensions.
     """
     if "edges" not in P.memo:
-        P.memo["edges"] = _adjacent(P, vertices(P))
+        P.memo["edges"] = _adjacent(P, P.vertices())
     return P.memo["edges"]
 
 

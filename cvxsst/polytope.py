@@ -2,40 +2,55 @@
 
     P = {z : there is y with (z, y) in the constraints}          y: the lifted variables, projected out
 
-``Polytope`` takes such a declaration and computes, once, everything that depends on it alone.
-``polytope`` makes a *family* of them out of a function that returns ``(variable, constraints)``; a family
-may also register, by decorators, what is known about it beyond its constraints: the argmax oracle, closed
-forms of the softmax, the log-partition function, the list of its structures. All of these are optional:
-without them every answer is the same, only slower.
+``Polytope`` takes such a declaration and computes, once, everything that depends on it alone. What is known of it
+beyond the constraints, an argmax oracle or closed forms of the softmax, is its ``knowledge`` (``cvxsst.family``): all
+of it optional, without it every answer is the same, only slower.
 """
 
 from __future__ import annotations
 
-import inspect
-import operator
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property, update_wrapper
-from importlib import import_module
-from typing import Any, TypeVar, overload
+from functools import cached_property
+from typing import Any, Protocol
 
 import cvxpy as cp
 import numpy as np
 import torch
 
-from cvxsst.arguments import plainly
-from cvxsst.errors import ArgumentTypeError, EmptyPolytopeError, UnboundedPolytopeError, some
+from cvxsst.cache import Cache
+from cvxsst.errors import ArgumentTypeError, EmptyPolytopeError, NoFastPathError, UnboundedPolytopeError, some
 from cvxsst.geometry.canonical import StandardForm, brief, canonicalize
-from cvxsst.geometry.presolve import Presolved, is_feasible, presolve, presolve_feasible
-
-F = TypeVar("F", bound=Callable[..., Any])
-Declaration = Callable[..., tuple[cp.Variable, list[cp.Constraint]]]
+from cvxsst.geometry.presolve import Presolved, is_feasible, presolve
+from cvxsst.geometry.vertices import MOST, QHULL_DIMENSION, listed, search
+from cvxsst.values import plainly
 
 # Declarations up to this many scalar variables are checked (empty, unbounded, not polyhedral) when they are
 # made: that takes milliseconds. Larger ones (the flow formulation of a 40-word sentence has 60,000) are
 # checked when something first needs the constraints; a family's fast path may never do.
 CHECKED_WHEN_DECLARED = 5_000
 ORACLE_CALLS = 256  # instances in one call of an oracle that looks for the bounds of all entries
-RESTRICTIONS_KEPT = 256  # faces cut out by masks of -inf that a polytope remembers, oldest forgotten first
+PREPARED_KEPT = 32  # what engines prepare for (P, f): so many, the least recently used forgotten first
+
+Map = Callable[..., torch.Tensor]
+
+
+class Knowledge(Protocol):
+    """What is known of a polytope beyond its constraints; each function as ``cvxsst.family.Family`` describes it,
+    its arguments filled in, or None."""
+
+    @property
+    def family(self) -> Any: ...
+    @property
+    def arguments(self) -> dict[str, Any]: ...
+    @property
+    def argmax(self) -> Map | None: ...
+    @property
+    def log_partition(self) -> Map | None: ...
+    @property
+    def structures(self) -> Callable[[], Iterable[np.ndarray]] | None: ...
+    def softmax(self, regularizer: type) -> Map | None: ...
+    def reduce(self) -> tuple | None:
+        """How pickle names the polytope, if another process can find it."""
 
 
 class Polytope:
@@ -85,10 +100,9 @@ class Polytope:
         self.constraints: list[cp.Constraint] = _checked_constraints(constraints)
         self.shape: tuple[int, ...] = tuple(variable.shape)
         self.name = "polytope" if name is None else str(name)
-        self.family: Family | None = None
-        self.arguments: dict[str, Any] = {}
         self.recognize = recognize
-        self.memo: dict[Any, Any] = {}  # what engines prepare for this polytope, under keys of their own
+        self.knowledge: Knowledge | None = None
+        self.prepared: Cache[Any, Any] = Cache(PREPARED_KEPT)
         variables = {v.id: v for c in self.constraints for v in c.variables()} | {variable.id: variable}
         if sum(v.size for v in variables.values()) <= CHECKED_WHEN_DECLARED:
             _ = self.presolved
@@ -124,59 +138,60 @@ class Polytope:
         names = ", ".join(f"constraints[{position}] ({brief(c)})" for position, c in conflict)
         return f"; it is empty because of {names} together: relax one of them" if conflict else ""
 
-    @cached_property
-    def known(self) -> Polytope | None:
-        """The same polytope with its family: itself, or the member of a family that it is recognized as, or None."""
-        if self.family is not None:
-            return self
-        from cvxsst.recognition import recognize
+    @property
+    def family(self) -> Any:
+        """The family of which this is a member, or None."""
+        return None if self.knowledge is None else self.knowledge.family
 
-        return recognize(self) if self.recognize else None
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments for which the family declared it."""
+        return {} if self.knowledge is None else self.knowledge.arguments
 
     @cached_property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """The least and the greatest value of each entry of z: by the family's oracle, else by linear programs."""
-        if self.family is None or self.family.argmax_oracle is None:
+        oracle = None if self.knowledge is None else self.knowledge.argmax
+        if oracle is None:
             return self.presolved.bounds
-        oracle, arguments = self.family.argmax_oracle, self.arguments
 
         def furthest(sign: float) -> np.ndarray:
             found = []
             for entries in np.split(np.eye(self.size), range(ORACLE_CALLS, self.size, ORACLE_CALLS)):
                 direction = torch.from_numpy(sign * entries)
-                z = oracle(direction.reshape(-1, *self.shape), **arguments).reshape(direction.shape)
+                z = oracle(direction.reshape(-1, *self.shape)).reshape(direction.shape)
                 found.append((direction * z).sum(1).numpy())
             return sign * np.concatenate(found)
 
         return plainly(lambda: (furthest(-1.0), furthest(1.0)))
 
-    def restricted(self, forbidden: tuple[int, ...]) -> Presolved:
-        """The face on which the entries of z with these (row by row) indices are 0; the others are its z.
-
-        Raises:
-            EmptyPolytopeError: no point of P has zeros there.
-            ValueError: 0 is not the least value of such an entry, so that -inf has no such meaning.
-        """
-        if forbidden not in self._restrictions:
-            self.require_zero_is_least(forbidden)
-            form = self.presolved.form.without(np.array(forbidden, dtype=int), np.zeros(len(forbidden)))
-            if len(self._restrictions) >= RESTRICTIONS_KEPT:
-                self._restrictions.pop(next(iter(self._restrictions)))
-            self._restrictions[forbidden] = presolve_feasible(form)
-        return self._restrictions[forbidden]
-
-    def require_zero_is_least(self, entries: tuple[int, ...]) -> None:
-        """Raise a ValueError where forbidding an entry is not the limit of lowering its utility."""
-        negative = [i for i in entries if self.bounds[0][i] < -1e-7]
+    def require_zero_is_least(self, entries: np.ndarray) -> None:
+        """Raise a ValueError where forbidding an entry (flat indices) is not the limit of lowering its utility."""
+        negative = entries[self.bounds[0][entries] < -1e-7].tolist()
         if negative:
             raise ValueError(
                 f"w: -inf forbids an entry (z = 0 there), which needs 0 to be its least value over {self.name}; "
                 f"entries {some(negative)} can be negative: use a large negative number instead"
             )
 
+    def vertices(self) -> np.ndarray:
+        """All vertices, ``(count, size)``, each once: the structures that the family lists, or a search.
+
+        Raises:
+            NoFastPathError: more than 20,000 of them, or too many dimensions for vertices that are not 0/1.
+        """
+        if self._vertices is None:
+            raise NoFastPathError(
+                f"{self!r} cannot be enumerated: more than {MOST:,} vertices, or more than {QHULL_DIMENSION} dimensions "
+                "and vertices between the bounds; use a smaller size, another regularizer, or register "
+                "@family.log_partition"
+            )
+        return self._vertices
+
     @cached_property
-    def _restrictions(self) -> dict[tuple[int, ...], Presolved]:
-        return {}
+    def _vertices(self) -> np.ndarray | None:
+        structures = None if self.knowledge is None else self.knowledge.structures
+        return search(self.presolved) if structures is None else listed(structures(), self.size)
 
     def __repr__(self) -> str:
         return self.name
@@ -190,19 +205,14 @@ class Polytope:
         return self
 
     def __reduce__(self) -> tuple:
-        if self.family is not None and self.family.is_importable():
-            return _recall, (self.family.__module__, self.family.__qualname__, self.arguments)
-        return _rebuild, (self.shape, self.name, self.form, self.recognize)
-
-
-def _recall(module: str, qualname: str, arguments: dict[str, Any]) -> Polytope:
-    return operator.attrgetter(qualname)(import_module(module))(**arguments)
+        named = None if self.knowledge is None else self.knowledge.reduce()
+        return named or (_rebuild, (self.shape, self.name, self.form, self.recognize))
 
 
 def _rebuild(shape: tuple[int, ...], name: str, form: StandardForm, recognize: bool) -> Polytope:
     P = Polytope.__new__(Polytope)
     P.variable, P.constraints, P.shape, P.name = None, [], shape, name
-    P.family, P.arguments, P.memo, P.recognize = None, {}, {}, recognize
+    P.recognize, P.knowledge, P.prepared = recognize, None, Cache(PREPARED_KEPT)
     P.__dict__["form"] = form
     return P
 
@@ -220,166 +230,3 @@ def _checked_constraints(constraints: Sequence[cp.Constraint]) -> list[cp.Constr
     return checked
 
 
-# The families that anonymous declarations are compared with, by module and name: defined again, as in a notebook, a
-# family takes the place of its former self.
-GUESSING: dict[tuple[str, str], Family] = {}
-
-
-class Family:
-    """A family of polytopes, one for each choice of arguments; made by the decorator ``polytope``.
-
-    Calling it returns the ``Polytope``; the same arguments return the same object, prepared once. What the
-    author knows beyond the constraints is registered with decorators; each registered function receives
-    the utilities first and then the family's arguments under their own names. ``(*batch, *P.shape)`` is
-    the shape of ``w`` and ``u``, batch dimensions may be missing or of size 0.
-
-    ==========================  ======================================  =====================================
-    decorator                   function                                the contract
-    ==========================  ======================================  =====================================
-    ``@family.argmax``          ``(w, **arguments) -> z``               a vertex of P that maximizes <w, z>;
-                                                                        w is finite float64
-    ``@family.softmax(R)``      ``(u, **arguments) -> z``               argmax over P of <u, z> - f(z), with
-                                                                        autograd; u may hold -inf, NaN where that
-                                                                        leaves no structure. With a keyword
-                                                                        ``unroll``: True for a plain loop of torch
-                                                                        operations that autograd goes through
-    ``@family.log_partition``   ``(u, **arguments) -> A, (*batch,)``    A(u) = log sum_Z exp<u, z>, with autograd
-    ``@family.structures``      ``(**arguments) -> iterable of arrays`` every z in Z once, by brute force: the
-                                                                        set as defined, not as constrained
-    ``@family.guess``           ``(shape, form) -> iterable of tuples`` arguments of the members that a presolved
-                                                                        standard form might be; cheap: equality of
-                                                                        the matrices is checked afterwards. For
-                                                                        families whose Z are the vertices of P
-    ==========================  ======================================  =====================================
-    """
-
-    def __init__(self, declare: Declaration, examples: Sequence[tuple] = ()):
-        self.__qualname__: str
-        update_wrapper(self, declare)
-        self.declare = declare
-        self.signature = inspect.signature(declare)
-        self.examples = [tuple(example) for example in examples]
-        self.argmax_oracle: Callable[..., torch.Tensor] | None = None
-        self.softmax_paths: dict[type, Callable[..., torch.Tensor]] = {}
-        self.unrollable: set[type] = set()
-        self.log_partition_function: Callable[..., torch.Tensor] | None = None
-        self.structure_list: Callable[..., Iterable[np.ndarray]] | None = None
-        self.guess_function: Callable[..., Iterable[tuple]] | None = None
-        self._instances: dict[tuple, Polytope] = {}
-
-    @property
-    def name(self) -> str:
-        return self.declare.__name__
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Polytope:
-        bound = self.signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        arguments = {name: _frozen(name, value) for name, value in bound.arguments.items()}
-        key = tuple((type(value), value) for value in arguments.values())  # 4, 4.0 and True are not the same
-        if key not in self._instances:
-            variable, constraints = self.declare(**arguments)
-            P = Polytope(variable, constraints, name=self._spelled(arguments))
-            P.family, P.arguments = self, arguments
-            self._instances[key] = P
-        return self._instances[key]
-
-    def _spelled(self, arguments: dict[str, Any]) -> str:
-        shown = []
-        for name, parameter in self.signature.parameters.items():
-            if arguments[name] == parameter.default:
-                continue
-            text = repr(arguments[name])
-            text = text if len(text) <= 40 else f"<{len(arguments[name])} {name}>"
-            shown.append(text if parameter.default is parameter.empty else f"{name}={text}")
-        return f"{self.name}({', '.join(shown)})"
-
-    def argmax(self, oracle: F) -> F:
-        """Register the argmax oracle: ``(w, **arguments) -> z``, a vertex maximizing <w, z>."""
-        self.argmax_oracle = oracle
-        return oracle
-
-    def softmax(self, *regularizers: type) -> Callable[[F], F]:
-        """Register the closed form of the softmax under these regularizers (classes)."""
-
-        def register(path: F) -> F:
-            self.softmax_paths.update(dict.fromkeys(regularizers, path))
-            unrolls = "unroll" in inspect.signature(path).parameters and "unroll" not in self.signature.parameters
-            self.unrollable = (
-                self.unrollable.union(regularizers) if unrolls else self.unrollable.difference(regularizers)
-            )
-            return path
-
-        return register
-
-    def log_partition(self, function: F) -> F:
-        """Register A(u) = log sum_{z in Z} exp<u, z>; its gradient is the exponential-family softmax."""
-        self.log_partition_function = function
-        return function
-
-    def structures(self, function: F) -> F:
-        """Register the set Z itself: an iterable over all its structures, for small sizes."""
-        self.structure_list = function
-        return function
-
-    def guess(self, function: F) -> F:
-        """Register how to guess the arguments from the shape and the presolved standard form of a declaration."""
-        self.guess_function = function
-        GUESSING.pop((self.__module__, self.__qualname__), None)  # the latest is last
-        GUESSING[self.__module__, self.__qualname__] = self
-        return function
-
-    def is_importable(self) -> bool:
-        """Whether another process finds this family under its own name, so that pickle may name it."""
-        try:
-            return operator.attrgetter(self.__qualname__)(import_module(self.__module__)) is self
-        except (ImportError, AttributeError):
-            return False
-
-    def __repr__(self) -> str:
-        return f"<polytope family {self.name}{self.signature}>"
-
-    # pickled by name, as functions are
-    def __reduce__(self) -> str:
-        return self.__qualname__
-
-
-@overload
-def polytope(declare: Declaration) -> Family: ...
-@overload
-def polytope(*, examples: Sequence[tuple] = ()) -> Callable[[Declaration], Family]: ...
-
-
-def polytope(declare: Declaration | None = None, *, examples: Sequence[tuple] = ()) -> Any:
-    """Decorator: a function that returns ``(variable, constraints)`` becomes a family of polytopes.
-
-    Args:
-        examples: tuples of arguments, small enough to enumerate: the instances that ``cvxsst list`` shows and
-            on which the test laws run.
-
-    Example:
-        >>> import cvxpy as cp, cvxsst
-        >>> @cvxsst.polytope
-        ... def triangle(n):
-        ...     z = cp.Variable(n)
-        ...     return z, [z >= 0, cp.sum(z) == 1]
-        >>> triangle(3) is triangle(n=3)
-        True
-    """
-    if declare is None:
-        return lambda function: Family(function, examples)
-    return Family(declare, examples)
-
-
-def _frozen(name: str, value: Any) -> Any:
-    """A hashable, picklable copy of an argument: sequences and arrays become tuples, integers become int."""
-    if isinstance(value, np.ndarray | torch.Tensor):
-        value = value.tolist()
-    if isinstance(value, list | tuple | range):
-        return tuple(_frozen(name, item) for item in value)
-    if isinstance(value, np.generic):
-        value = value.item()
-    try:
-        hash(value)
-    except TypeError:
-        raise ArgumentTypeError(f"{name}: a family's arguments must be hashable, got {type(value).__name__}") from None
-    return value

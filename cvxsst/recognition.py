@@ -29,16 +29,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import scipy.sparse as sp
 
+from cvxsst.family import GUESSING, Family
 from cvxsst.geometry.canonical import StandardForm
 from cvxsst.geometry.presolve import Presolved, affine_hull
-
-if TYPE_CHECKING:
-    from cvxsst.polytope import Family, Polytope
+from cvxsst.polytope import Polytope
 
 LARGEST = 5_000  # columns: beyond, a declaration is not looked up; up to here it was presolved when declared anyway
 MOST_PROGRAMS = 500  # rows of one declaration that need a linear program over the other, beyond which they differ
@@ -49,8 +49,6 @@ CLOSE = 1e-9
 @cache
 def installed_families() -> dict[str, Family]:
     """The families of all installed packages by name (entry points ``cvxsst.families``), in the order listed there."""
-    from cvxsst.polytope import Family
-
     found: dict[str, Family] = {}
     for entry in entry_points(group="cvxsst.families"):
         module = entry.load()
@@ -59,8 +57,19 @@ def installed_families() -> dict[str, Family]:
     return found
 
 
-def recognize(P: Polytope) -> Polytope | None:
-    """The member of a known family that P is, or None."""
+def known(P: Polytope) -> Polytope | None:
+    """The same polytope with its family: itself, or the member of a family that it is recognized as, or None."""
+    if P.knowledge is not None:
+        return P
+    if P not in _RECOGNIZED:
+        _RECOGNIZED[P] = _recognized(P) if P.recognize else None
+    return _RECOGNIZED[P]
+
+
+_RECOGNIZED: WeakKeyDictionary[Polytope, Polytope | None] = WeakKeyDictionary()
+
+
+def _recognized(P: Polytope) -> Polytope | None:
     if P.size > LARGEST or P.form.columns > LARGEST:
         return None
     members = (member for family in _families() for member in _guessed(family, P))
@@ -69,8 +78,6 @@ def recognize(P: Polytope) -> Polytope | None:
 
 def _families() -> list[Family]:
     """Those that guess: the user's own, the latest first, then the installed ones."""
-    from cvxsst.polytope import GUESSING
-
     installed = list(installed_families().values())
     own = [family for family in reversed(GUESSING.values()) if family not in installed]
     return own + [family for family in installed if family.guess_function is not None]

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from cvxsst.arguments import holds
+from cvxsst.values import holds
 from polytopes._programs import IMPOSSIBLE, gradient, times_hessian
 
 TAME = 8.0  # weights within e^8 of the largest into each node: the Laplacian may be inverted as it is

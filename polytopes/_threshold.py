@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from cvxsst.arguments import is_finite
+from cvxsst.values import is_finite
 
 Solve = Callable[[torch.Tensor, int], torch.Tensor]
 Evaluate = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]

@@ -25,7 +25,7 @@ from scipy.optimize import linear_sum_assignment
 
 import cvxsst
 from cvxsst import CategoricalEntropy, polytope
-from cvxsst.arguments import holds
+from cvxsst.values import holds
 from cvxsst.geometry.canonical import StandardForm
 from polytopes._arguments import require_size
 from polytopes._transport import derivative, entropic

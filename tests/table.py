@@ -15,7 +15,6 @@ import torch
 import cvxsst
 import polytopes
 from cvxsst.engines import ENGINES
-from cvxsst.geometry.vertices import vertices
 
 REGULARIZERS = (
     cvxsst.Euclidean(),
@@ -94,4 +93,4 @@ def value(regularizer: cvxsst.Regularizer, z: torch.Tensor) -> torch.Tensor:
 
 def all_vertices(P: cvxsst.Polytope) -> torch.Tensor:
     """(count, *P.shape)."""
-    return torch.from_numpy(vertices(P)).reshape(-1, *P.shape)
+    return torch.from_numpy(P.vertices()).reshape(-1, *P.shape)

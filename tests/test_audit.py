@@ -109,7 +109,7 @@ def test_vertices_are_complete_without_a_list() -> None:
     from cvxsst.geometry.vertices import _branch, _grow
 
     for P in (polytopes.birkhoff(3), polytopes.permutahedron(4), polytopes.k_subset(5, 2), polytopes.spanning_tree(4)):
-        known = {v.tobytes() for v in np.round(cvxsst.geometry.vertices.vertices(P), 6) + 0.0}
+        known = {v.tobytes() for v in np.round(P.vertices(), 6) + 0.0}
         for search in (_grow, *([] if P.family is polytopes.permutahedron else [_branch])):
             found = search(P.presolved)
             assert found is not None
@@ -137,4 +137,4 @@ def test_vertices_just_beyond_a_facet_are_found() -> None:
     """A cut corner whose two vertices lie only 0.1 beyond the hull of the others."""
     z = cp.Variable(3)
     P = cvxsst.Polytope(z, [z >= 0, cp.sum(z) <= 1, cp.max(z) <= 0.9])
-    assert len(cvxsst.geometry.vertices.vertices(P)) == 10
+    assert len(P.vertices()) == 10

@@ -12,7 +12,6 @@ import torch
 
 import cvxsst
 from cvxsst import plot
-from cvxsst.geometry.vertices import vertices
 from polytopes import arborescence, birkhoff, cube, k_subset, matching, permutahedron, simplex, spanning_tree
 
 mpl.use("Agg")
@@ -47,7 +46,7 @@ def differ_by_a_transposition(a: np.ndarray, b: np.ndarray) -> bool:
     ids=lambda value: repr(value) if isinstance(value, cvxsst.Polytope) else "",
 )
 def test_edges_of_polytopes_are_those_of_the_theory(P: cvxsst.Polytope, adjacent: Callable) -> None:
-    V = vertices(P)
+    V = P.vertices()
     pairs = itertools.combinations(range(len(V)), 2)
     assert plot.polytope_edges(P) == [(i, j) for i, j in pairs if adjacent(V[i], V[j])]
 
@@ -80,7 +79,7 @@ def test_the_simplex_is_an_upright_triangle() -> None:
 def test_projections_are_orthonormal_and_keep_vertices_apart(P: cvxsst.Polytope, dimension: int) -> None:
     projection = plot.projection(P, dimension)
     assert np.allclose(projection @ projection.T, np.eye(dimension))
-    points = vertices(P) @ projection.T
+    points = P.vertices() @ projection.T
     assert min(math.dist(a, b) for a, b in itertools.combinations(points, 2)) > 0.1
 
 
@@ -90,7 +89,7 @@ def test_a_segment_is_filled_up_with_zeros() -> None:
 
 def test_samples_lie_where_their_vertices_do() -> None:
     P = k_subset(4, 2)
-    z = torch.from_numpy(vertices(P)).reshape(2, 3, 4).requires_grad_()
+    z = torch.from_numpy(P.vertices()).reshape(2, 3, 4).requires_grad_()
     ax = plot.samples(P, z, color="red")
     assert np.allclose(scattered(ax, 1), scattered(ax, 0))
     ax = plot.samples(P, z, plot.polytope(P, dimension=3))
@@ -156,7 +155,7 @@ def test_a_tree_has_a_line_for_each_positive_weight_as_wide_as_it() -> None:
     ]  # fmt: skip
     assert np.allclose(lines.get_segments(), [places[[0, 1]], places[[0, 3]], places[[2, 3]]])
     assert plot.tree(np.ones((3, 3)) - np.eye(3))
-    assert plot.tree(vertices(matching(4))[0], labels=["a", "b", "c", "d"])
+    assert plot.tree(matching(4).vertices()[0], labels=["a", "b", "c", "d"])
     assert plot.tree([0.5, 1.0], edges=[(0, 1), (1, 2)])
 
 
@@ -185,7 +184,7 @@ def test_errors_name_the_argument(draw: Callable, says: str) -> None:
 
 
 def test_arcs_and_circles_have_an_arrow_for_each_edge() -> None:
-    z = vertices(arborescence(4))[5].reshape(4, 4)
+    z = arborescence(4).vertices()[5].reshape(4, 4)
     words = ["root", "trees", "hold", "words"]
     arcs = plot.arborescence(z, arcs=True, labels=words)
     assert len(arcs.patches) == 3

@@ -38,7 +38,7 @@ def test_presolve_leaves_an_interior_and_the_true_dimension(P: Polytope) -> None
     assert np.abs(form.A @ x - form.b).max(initial=0) <= 1e-9
     assert (form.h - form.G @ x).min(initial=1) > 1e-6
     assert np.linalg.matrix_rank(form.A.toarray()) == form.A.shape[0]
-    vertices = cvxsst.geometry.vertices.vertices(P)
+    vertices = P.vertices()
     assert P.presolved.dimension == np.linalg.matrix_rank(vertices - vertices[0], tol=1e-7)
     lower, upper = P.bounds
     assert np.abs(lower - vertices.min(0)).max(initial=0) <= 1e-7

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 import cvxsst
 import polytopes
 from cvxsst import recognition
-from cvxsst.polytope import GUESSING
+from cvxsst.family import GUESSING
+from cvxsst.recognition import known
 from polytopes._incidence import graph_of
 
 EUCLIDEAN = cvxsst.Euclidean()
@@ -66,7 +67,7 @@ def spelled_differently() -> list[tuple[cvxsst.Polytope, cvxsst.Polytope]]:
 
 @pytest.mark.parametrize(("P", "what"), spelled_differently(), ids=lambda P: repr(P))
 def test_equal_declarations_are_recognized(P, what, generator: torch.Generator) -> None:
-    assert P.known is what
+    assert known(P) is what
     w = torch.randn(4, *P.shape, generator=generator, dtype=torch.float64)
     assert torch.equal(cvxsst.argmax(P, w), cvxsst.argmax(what, w))
     assert torch.equal(cvxsst.argmax(P, w), cvxsst.argmax(P, w, engine="lp"))
@@ -108,7 +109,7 @@ def near_misses() -> list[cvxsst.Polytope]:
 
 @pytest.mark.parametrize("P", near_misses(), ids=lambda P: "; ".join(map(str, P.constraints)))
 def test_near_misses_are_not(P: cvxsst.Polytope, generator: torch.Generator) -> None:
-    assert P.known is None
+    assert known(P) is None
     assert cvxsst.which_engine(P, EUCLIDEAN) == "kkt"
     w = torch.randn(3, *P.shape, generator=generator, dtype=torch.float64)
     z = cvxsst.softmax(P, w, EUCLIDEAN)
@@ -148,10 +149,10 @@ def test_rows_in_any_order_and_scale(seed: int, n: int) -> None:
     G, h = G + shift[:, None], h + k * shift
     order = generator.permutation(2 * n)
     P = cvxsst.Polytope(z, [G[order] @ z <= h[order], -2.5 * cp.sum(z) == -2.5 * k])
-    assert P.known is (polytopes.simplex(n) if k == 1 else polytopes.k_subset(n, k))
+    assert known(P) is (polytopes.simplex(n) if k == 1 else polytopes.k_subset(n, k))
     wrong = h.copy()
     wrong[n] -= 0.1 * scale[n]  # z[0] <= 0.9
-    assert cvxsst.Polytope(z, [G[order] @ z <= wrong[order], cp.sum(z) == k]).known is None
+    assert known(cvxsst.Polytope(z, [G[order] @ z <= wrong[order], cp.sum(z) == k])) is None
 
 
 @settings(max_examples=25, deadline=None)
@@ -166,7 +167,7 @@ def test_a_further_row_changes_nothing_or_something(seed: int, off: float) -> No
     constraints = [cp.sum(Z, axis=0) == 1, cp.sum(Z, axis=1) == 1, cp.sum(cp.multiply(a, Z)) <= most + off]
     spread = most - min((a * z).sum() for z in polytopes.birkhoff.structure_list(n=3))  # type: ignore[misc]
     same = off >= 0 or spread == 0
-    assert cvxsst.Polytope(Z, constraints).known is (polytopes.birkhoff(3) if same else None)
+    assert known(cvxsst.Polytope(Z, constraints)) is (polytopes.birkhoff(3) if same else None)
 
 
 @settings(max_examples=40, deadline=None)
@@ -189,7 +190,7 @@ def test_graphs_are_read_off_their_balances(seed: int, n: int, split: bool) -> N
     B, demand = scale[:, None] * B[rows], scale * demand[rows]
     z = cp.Variable(len(edges), nonneg=True)
     P = cvxsst.Polytope(z, [B @ z <= demand, B @ z >= demand] if split else [B @ z == demand])
-    assert P.known is not None
+    assert known(P) is not None
     w = torch.from_numpy(generator.normal(size=(5, len(edges))))
     assert torch.equal(cvxsst.argmax(P, w), cvxsst.argmax(what, w))
 
@@ -197,9 +198,9 @@ def test_graphs_are_read_off_their_balances(seed: int, n: int, split: bool) -> N
 def test_flows_that_are_no_paths_are_not_recognized() -> None:
     z = cp.Variable(4, bounds=[0, 1])
     two_sources = np.array([[1, 0, 1, 0], [0, 1, -1, 0], [-1, -1, 0, 0]])
-    assert cvxsst.Polytope(z, [two_sources @ z == np.array([1, 1, -2])]).known is None
+    assert known(cvxsst.Polytope(z, [two_sources @ z == np.array([1, 1, -2])])) is None
     cycle = np.array([[1, 0, 0, 0], [-1, 1, -1, 0], [0, -1, 1, 1], [0, 0, 0, -1]])
-    assert cvxsst.Polytope(z, [cycle @ z == np.array([1, 0, 0, -1])]).known is None
+    assert known(cvxsst.Polytope(z, [cycle @ z == np.array([1, 0, 0, -1])])) is None
     transport = np.array([[1, 1, 0, 0], [0, 0, 1, 1], [-1, 0, -1, 0], [0, -1, 0, -1]])
     assert graph_of(transport, np.array([1, 1, -1, -1])) is None
 
@@ -217,13 +218,13 @@ def test_lazily_and_without_importing_the_zoo() -> None:
 
 def test_what_is_large_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recognition, "LARGEST", 8)
-    assert doubly_stochastic(3).known is None
+    assert known(doubly_stochastic(3)) is None
     z = cp.Variable(3, nonneg=True)
     constraints = [cp.sum(z) == 1, z[0] + 2 * z[1] <= 2]  # the last row takes a linear program
-    assert cvxsst.Polytope(z, constraints).known is polytopes.simplex(3)
+    assert known(cvxsst.Polytope(z, constraints)) is polytopes.simplex(3)
     monkeypatch.setattr(recognition, "MOST_PROGRAMS", 0)
-    assert cvxsst.Polytope(z, constraints).known is None
-    assert cvxsst.Polytope(z, [cp.sum(z) == 1, z <= 1]).known is polytopes.simplex(3)  # this takes none
+    assert known(cvxsst.Polytope(z, constraints)) is None
+    assert known(cvxsst.Polytope(z, [cp.sum(z) == 1, z <= 1])) is polytopes.simplex(3)  # this takes none
 
 
 @pytest.fixture
@@ -259,9 +260,9 @@ def test_a_family_of_ones_own_guesses_too() -> None:
     P = cvxsst.Polytope(z, [z <= 2.5])
     assert cvxsst.which_engine(P, EUCLIDEAN) == "fast (box(3, 2.5))"
     assert cvxsst.softmax(P, torch.tensor([3.0, 1.0, -1.0])).tolist() == [2.5, 1.0, 0.0]
-    assert cvxsst.Polytope(z, [z <= 1]).known is box(3, 1.0)  # before the cube
+    assert known(cvxsst.Polytope(z, [z <= 1])) is box(3, 1.0)  # before the cube
     cvxsst.polytope(box.declare).guess(box.guess_function)  # of the same name: as when a cell of a notebook runs again
-    assert cvxsst.Polytope(z, [z <= 1]).known is not box(3, 1.0)
+    assert known(cvxsst.Polytope(z, [z <= 1])) is not box(3, 1.0)
 
     @cvxsst.polytope
     def unit(n: int):
@@ -269,9 +270,9 @@ def test_a_family_of_ones_own_guesses_too() -> None:
         return z, [z >= 0, z <= 1]
 
     unit.guess(lambda shape, form: [shape])
-    assert cvxsst.Polytope(z, [z <= 1]).known is unit(3)
+    assert known(cvxsst.Polytope(z, [z <= 1])) is unit(3)
     again = define_box()
-    assert cvxsst.Polytope(z, [z <= 1]).known is again(3, 1.0)  # the latest first
+    assert known(cvxsst.Polytope(z, [z <= 1])) is again(3, 1.0)  # the latest first
 
 
 @pytest.mark.usefixtures("own")
@@ -301,6 +302,6 @@ def test_errors_of_a_guess_are_shown_with_their_origin(guess, error: type) -> No
 def test_members_that_do_not_exist_or_have_another_shape_are_passed_over() -> None:
     define_box().guess(lambda shape, form: [(3, -1.0), (4, 2.0), (3, 2.0)])  # empty; of another shape; right
     z = cp.Variable(3, nonneg=True)
-    assert repr(cvxsst.Polytope(z, [z <= 2]).known) == "box(3, 2.0)"
+    assert repr(known(cvxsst.Polytope(z, [z <= 2]))) == "box(3, 2.0)"
     column = cp.Variable((3, 1), nonneg=True)
-    assert cvxsst.Polytope(column, [column <= 2]).known is None
+    assert known(cvxsst.Polytope(column, [column <= 2])) is None

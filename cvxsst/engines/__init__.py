@@ -4,36 +4,48 @@
 - ``"kkt"``: any polytope, any of the separable regularizers, a whole batch at once;
 - ``"cvxpylayer"``: any polytope, any regularizer with a formula: the reference, one instance at a time;
 - ``"enumeration"``: the exponential family over all structures of a small set.
+
+Another engine is a subclass of ``Engine``, registered with ``register``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any, TypeVar
 
 from cvxsst.arguments import checked_polytope
-from cvxsst.engines.base import Engine, Info
-from cvxsst.engines.cvxpylayer import CvxpyLayerEngine
+from cvxsst.engines.base import Engine, Info, Solution
+# from cvxsst.engines.cvxpylayer import CvxpyLayerEngine
 from cvxsst.engines.enumeration import Enumeration
 from cvxsst.engines.fast import Fast
-from cvxsst.engines.kkt import KKT
+# from cvxsst.engines.kkt import KKT
 from cvxsst.errors import NoFastPathError
-from cvxsst.geometry.vertices import vertices
-from cvxsst.regularizers import ExponentialFamily, Regularizer, checked_regularizer
+from cvxsst.polytope import Polytope
+from cvxsst.regularizers import Regularizer, checked_regularizer
 
-if TYPE_CHECKING:
-    from cvxsst.polytope import Polytope
+__all__ = ["ENGINES", "Engine", "Info", "Solution", "chosen_engine", "register", "which_engine"]
 
-__all__ = ["ENGINES", "Engine", "Info", "chosen_engine", "which_engine"]
+E = TypeVar("E", bound=Engine[Any])
 
-ENGINES: dict[str, Engine] = {engine.name: engine for engine in (Fast(), KKT(), CvxpyLayerEngine(), Enumeration())}
+ENGINES: dict[str, Engine[Any]] = {}
+
+
+def register(engine: E) -> E:
+    """Add an engine, after the others in the order of preference; one of the same name takes its place."""
+    ENGINES[engine.name] = engine
+    return engine
+
+
+for _engine in (Fast(), Enumeration()):
+    register(_engine)
 
 
 def which_engine(P: Polytope, regularizer: Regularizer) -> str:
     """The name of the engine that ``engine="auto"`` takes: the first of the list above that can.
 
-    ``"fast (birkhoff(5))"`` for a declaration without a family that is recognized as one (``cvxsst.recognition``).
+    ``"fast"`` also for a declaration without a family that is recognized as one (``cvxsst.audit`` tells as which).
 
     Raises:
+        ValueError: the regularizer is not defined on all of P.
         NoFastPathError: an exponential family with no ``@family.log_partition`` and too many structures to
             enumerate.
 
@@ -44,35 +56,25 @@ def which_engine(P: Polytope, regularizer: Regularizer) -> str:
         'enumeration'
     """
     name = chosen_engine(P, regularizer, "auto").name
-    return f"{name} ({P.known})" if name == "fast" and P.known is not P else name
+    regularizer.require_domain(P)
+    return name
 
 
-def chosen_engine(P: Polytope, regularizer: Regularizer, name: str) -> Engine:
-    """The engine called ``name``, or for ``"auto"`` the first that supports the problem."""
+def chosen_engine(P: Polytope, regularizer: Regularizer, name: str) -> Engine[Any]:
+    """The engine called ``name``, or for ``"auto"`` the first that can solve the problem."""
     checked_polytope(P)
     checked_regularizer(regularizer)
     if name == "auto":
         for engine in ENGINES.values():
             if engine.supports(P, regularizer):
                 return engine
-        vertices(P)  # says why not
+        reasons = "; ".join(f"{engine.name}: {engine.refusal(P, regularizer)}" for engine in ENGINES.values())
+        raise NoFastPathError(f"no engine can solve {regularizer!r} over {P!r}: {reasons}")
     if name not in ENGINES:
         raise ValueError(f"engine: unknown engine {name!r}; choose 'auto' or one of {', '.join(map(repr, ENGINES))}")
-    engine = ENGINES[name]
-    if not engine.supports(P, regularizer):
-        raise NoFastPathError(_why_not(engine, P, regularizer))
-    return engine
-
-
-def _why_not(engine: Engine, P: Polytope, regularizer: Regularizer) -> str:
-    able = [name for name, other in ENGINES.items() if other.supports(P, regularizer)]
-    cure = f"use engine={able[0]!r} or 'auto'" if able else "no engine can: see @family.log_partition"
-    reason = {
-        "fast": f"no fast path is registered for {P!r} with {regularizer!r}",
-        "kkt": f"{regularizer!r} is not one of the three separable regularizers",
-        "cvxpylayer": f"{regularizer!r} has no formula that CVXPY could minimize",
-        "enumeration": "enumeration solves the exponential family only"
-        if not isinstance(regularizer, ExponentialFamily)
-        else f"{P!r} has too many vertices to enumerate",
-    }[engine.name]
-    return f"engine={engine.name!r}: {reason}; {cure}"
+    refusal = ENGINES[name].refusal(P, regularizer)
+    if refusal is not None:
+        able = [other.name for other in ENGINES.values() if other.supports(P, regularizer)]
+        cure = f"use engine={able[0]!r} or 'auto'" if able else "no engine can: see @family.log_partition"
+        raise NoFastPathError(f"engine={name!r}: {refusal}; {cure}")
+    return ENGINES[name]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
-import numpy as np
 import torch
 
-from cvxsst.regularizers import Regularizer, Separable
+from cvxsst.autograd import SymmetricMap
+from cvxsst.polytope import Polytope
+from cvxsst.problem import Problem
+from cvxsst.regularizers import Regularizer
+from cvxsst.values import plainly
 
-if TYPE_CHECKING:
-    from cvxsst.geometry.presolve import Presolved
-    from cvxsst.polytope import Polytope
+State = TypeVar("State")
 
 
 @dataclass(frozen=True)
@@ -34,67 +35,96 @@ class Info:
     empty: torch.Tensor
 
     def reshape(self, batch: torch.Size) -> Info:
-        return Info(*(getattr(self, name).reshape(batch) for name in ("converged", "residual", "iterations", "empty")))
+        return Info(*(getattr(self, field.name).reshape(batch) for field in fields(self)))
 
-    @staticmethod
-    def of_closed_form(z: torch.Tensor, empty: torch.Tensor | None = None) -> Info:
-        """For a result without iterations: converged where finite."""
-        finite = torch.isfinite(z.sum(dim=1))
-        none = torch.zeros(len(z), dtype=torch.bool, device=z.device)
-        return Info(
-            converged=finite,
-            residual=torch.full((len(z),), torch.nan, dtype=torch.float64, device=z.device),
-            iterations=torch.zeros(len(z), dtype=torch.long, device=z.device),
-            empty=none if empty is None else empty,
+
+class Solution(NamedTuple):
+    """z ``(B, n)``, how it went (each ``(B,)``; None: as a closed form goes), and what the derivative needs besides."""
+
+    z: torch.Tensor
+    converged: torch.Tensor | None = None
+    residual: torch.Tensor | None = None
+    iterations: torch.Tensor | None = None
+    empty: torch.Tensor | None = None
+    kept: tuple[torch.Tensor, ...] = ()
+
+    def told(self) -> tuple[torch.Tensor, ...]:
+        """``converged``, ``residual``, ``iterations``, ``empty``, filled in: a closed form has converged where finite."""
+        z = self.z
+        return (
+            torch.isfinite(z.sum(dim=1)) if self.converged is None else self.converged,
+            z.new_full((len(z),), torch.nan) if self.residual is None else self.residual,
+            torch.zeros(len(z), dtype=torch.long, device=z.device) if self.iterations is None else self.iterations,
+            torch.zeros(len(z), dtype=torch.bool, device=z.device) if self.empty is None else self.empty,
         )
 
 
-class Engine(ABC):
+class Engine(ABC, Generic[State]):
     """Solves argmax over P of <u, z> - f(z), differentiably.
 
-    An engine must define ``name``, ``supports`` and ``softmax``. The identities it satisfies, tested for every
-    engine: z is in P and its certificate's gap is 0; the derivative dz/du is symmetric and positive semidefinite
-    and equals the central difference of ``softmax``.
+    An engine defines ``name`` and the four methods; the base looks after the cache of states, autograd (backward, jvp,
+    vmap), forbidden entries and ``Info``. The identities, tested for every engine:
+
+        solve             z is in P and its certificate's gap is 0; z = 0 where forbidden
+        times_jacobian    <g, J h> = <J g, h>,  <g, J g> >= 0,  J g = (z(u + e g) - z(u - e g)) / 2e + O(e^2)
+        refusal           None if and only if solve works
     """
 
     name: ClassVar[str]
+    twice: ClassVar[bool] = True  # whether times_jacobian may be differentiated again
+
+    def __init__(self) -> None:
+        self._map = SymmetricMap(self._solve, self._times_jacobian, self.twice)
 
     @abstractmethod
-    def supports(self, P: Polytope, regularizer: Regularizer) -> bool:
-        """Whether this engine can solve this problem."""
+    def refusal(self, P: Polytope, f: Regularizer) -> str | None:
+        """Why this engine cannot solve this problem, in words; None if it can."""
 
     @abstractmethod
-    def softmax(
-        self, P: Polytope, regularizer: Regularizer, u: torch.Tensor, forbidden: torch.Tensor | None
-    ) -> tuple[torch.Tensor, Info]:
-        """Map u ``(B, n)``, float64 and finite, to z ``(B, n)``, connected by autograd.
+    def prepare(self, P: Polytope, f: Regularizer) -> State:
+        """What depends on P and f alone: computed once, kept for later calls."""
 
-        ``forbidden`` ``(B, n)``, bool, marks the entries that must be 0; None stands for none. Failed instances are
-        told by ``Info``, never by an exception: no instance spoils another.
+    @abstractmethod
+    def solve(self, state: State, u: torch.Tensor, forbidden: torch.Tensor | None) -> Solution:
+        """z for u ``(B, n)``, float64 and finite; ``forbidden`` ``(B, n)``, bool, marks what must be 0.
+
+        Failed and empty instances are told by the ``Solution``, never by an exception: none spoils another.
         """
 
+    @abstractmethod
+    def times_jacobian(
+        self,
+        state: State,
+        g: torch.Tensor,
+        u: torch.Tensor,
+        z: torch.Tensor,
+        kept: tuple[torch.Tensor, ...],
+        forbidden: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """J g ``(B, n)`` at the solution z; g is 0 where forbidden, and so may anything be in the result."""
 
-def groups(
-    forbidden: torch.Tensor | None, batch: int, device: torch.device
-) -> list[tuple[tuple[int, ...], torch.Tensor]]:
-    """The instances by their forbidden entries: ``[(entries, rows), ...]``."""
-    if batch == 0:
-        return []
-    if forbidden is None or not bool(forbidden.any()):
-        return [((), torch.arange(batch, device=device))]
-    patterns, which = torch.unique(forbidden, dim=0, return_inverse=True)
-    return [
-        (tuple(pattern.nonzero().flatten().tolist()), (which == k).nonzero().flatten())
-        for k, pattern in enumerate(patterns)
-    ]
+    def supports(self, P: Polytope, f: Regularizer) -> bool:
+        return self.refusal(P, f) is None
 
+    def state(self, P: Polytope, f: Regularizer) -> State:
+        return P.prepared.get((self, f), lambda: plainly(lambda: self.prepare(P, f)))
 
-def said_by_domain(core: Presolved, phi: Separable) -> np.ndarray:
-    """Rows of G such as -z_i <= 0 that the domain of phi implies: the entropy's own cone already says them."""
-    form, (low, high) = core.form, phi.domain
-    single = np.flatnonzero(np.diff(form.G.indptr) == 1)
-    column, a = form.G.indices[form.G.indptr[single]], form.G.data[form.G.indptr[single]]
-    end = np.where(a > 0, high, low)
-    with np.errstate(invalid="ignore"):
-        said = (column < form.n) & (a * end <= form.h[single])
-    return single[said]
+    def softmax(self, problem: Problem) -> tuple[torch.Tensor, Info | None]:
+        """z ``(B, n)``, connected by autograd, and how it went; None if all went well and there is nothing to tell."""
+        problem = problem.inspected()
+        assert problem.f is not None
+        state = self.state(problem.P, problem.f)
+        z, *told = self._map.with_kept(problem.u, problem.forbidden, state)[:5]
+        return z, Info(*told)
+
+    def _solve(self, u: torch.Tensor, forbidden: torch.Tensor | None, state: State) -> tuple[torch.Tensor, ...]:
+        solution = self.solve(state, u, forbidden)
+        z = solution.z if forbidden is None else solution.z.masked_fill(forbidden, 0.0)
+        return z, *solution.told(), *solution.kept
+
+    def _times_jacobian(self, g: torch.Tensor, u: torch.Tensor, z: torch.Tensor, *rest: Any) -> torch.Tensor:
+        *kept, forbidden, state = rest[4:]
+        if forbidden is None:
+            return self.times_jacobian(state, g, u, z, tuple(kept), None)
+        product = self.times_jacobian(state, g.masked_fill(forbidden, 0.0), u, z, tuple(kept), forbidden)
+        return product.masked_fill(forbidden, 0.0)

@@ -7,40 +7,46 @@ Cost O(B |Z| n): the reference for everything faster.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
-from cvxsst.engines.base import Engine, Info
+from cvxsst.engines.base import Engine, Solution
 from cvxsst.errors import NoFastPathError
-from cvxsst.geometry.vertices import vertices
-from cvxsst.regularizers import ExponentialFamily, Regularizer
-
-if TYPE_CHECKING:
-    from cvxsst.polytope import Polytope
+from cvxsst.polytope import Polytope
+from cvxsst.regularizers import Regularizer
 
 
-class Enumeration(Engine):
+class Enumeration(Engine[torch.Tensor]):
     name = "enumeration"
 
-    def supports(self, P: Polytope, regularizer: Regularizer) -> bool:
-        if not isinstance(regularizer, ExponentialFamily):
-            return False
+    def refusal(self, P: Polytope, f: Regularizer) -> str | None:
+        if not f.is_gibbs:
+            return "enumeration solves the exponential family only"
         try:
-            vertices(P)
-        except NoFastPathError:
-            return False
-        return True
+            P.vertices()
+        except NoFastPathError as error:
+            return str(error)
+        return None
 
-    def softmax(
-        self, P: Polytope, regularizer: Regularizer, u: torch.Tensor, forbidden: torch.Tensor | None
-    ) -> tuple[torch.Tensor, Info]:
-        V = torch.from_numpy(vertices(P)).to(u.device)
+    def prepare(self, P: Polytope, f: Regularizer) -> torch.Tensor:
+        """Z, ``(count, n)``."""
+        return torch.from_numpy(P.vertices())
+
+    def solve(self, state: torch.Tensor, u: torch.Tensor, forbidden: torch.Tensor | None) -> Solution:
+        V = state.to(u.device)
         logits = u @ V.T
         empty = None
         if forbidden is not None:
-            allowed = forbidden.to(u.dtype) @ (V != 0).to(u.dtype).T == 0
+            allowed = forbidden.to(u) @ (V != 0).to(u).T == 0
             logits = logits.masked_fill(~allowed, -torch.inf)
             empty = ~allowed.any(dim=1)
-        z = torch.softmax(logits, dim=1) @ V
-        return z, Info.of_closed_form(z.detach(), empty)
+        p = torch.softmax(logits, dim=1)
+        return Solution(p @ V, empty=empty)
+
+    def times_jacobian(self, state, g, u, z, kept, forbidden):  # noqa: ANN001, ANN201
+        """E[(v - z) <v, g>]."""
+        V = state.to(u.device)
+        logits = u @ V.T
+        if forbidden is not None:
+            logits = logits.masked_fill(forbidden.to(u) @ (V != 0).to(u).T != 0, -torch.inf)
+        p, along = torch.softmax(logits, dim=1), g @ V.T
+        return (p * (along - (p * along).sum(1, keepdim=True))) @ V

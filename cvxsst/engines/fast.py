@@ -6,66 +6,90 @@ For a family with ``@family.softmax(R)`` that function, for the exponential fami
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
-from cvxsst.engines.base import Engine, Info
-from cvxsst.regularizers import ExponentialFamily, Regularizer
+from cvxsst.engines.base import Engine, Info, Solution
+from cvxsst.polytope import Map, Polytope
+from cvxsst.problem import Problem
+from cvxsst.recognition import known
+from cvxsst.regularizers import Regularizer
 
-if TYPE_CHECKING:
-    from cvxsst.polytope import Polytope
 
+class Fast(Engine[Map]):
+    """The state is the path itself, ``(B, *P.shape)`` to the same; its derivative is the page's, by autograd."""
 
-class Fast(Engine):
     name = "fast"
 
-    def supports(self, P: Polytope, regularizer: Regularizer) -> bool:
-        if P.known is None:
-            return False
-        family = P.known.family
-        assert family is not None
-        if type(regularizer) in family.softmax_paths:
-            return True
-        return isinstance(regularizer, ExponentialFamily) and family.log_partition_function is not None
+    def refusal(self, P: Polytope, f: Regularizer) -> str | None:
+        return None if _path(P, f) is not None else f"no fast path is registered for {P!r} with {f!r}"
 
-    def softmax(
-        self,
-        P: Polytope,
-        regularizer: Regularizer,
-        u: torch.Tensor,
-        forbidden: torch.Tensor | None,
-        unroll: bool = False,
-    ) -> tuple[torch.Tensor, Info]:
-        assert P.known is not None
-        P = P.known
-        assert P.family is not None
-        if forbidden is not None:
-            P.require_zero_is_least(tuple(forbidden.any(dim=0).nonzero().flatten().tolist()))
-            u = u.masked_fill(forbidden, -torch.inf)
-        shaped = u.reshape(-1, *P.shape)
-        path = P.family.softmax_paths.get(type(regularizer))
-        options = {"unroll": True} if unroll else {}
-        z = path(shaped, **P.arguments, **options) if path else _gradient_of_log_partition(P, shaped)
-        z = z.reshape(u.shape)
-        if forbidden is None:
-            return z, Info.of_closed_form(z.detach())
-        # By its contract a path answers NaN where -inf leaves no structure; sweeps may also be too slow there.
-        lost = z.detach().isnan().any(dim=1) & forbidden.any(dim=1)
-        return z, Info.of_closed_form(z.detach(), empty=torch.zeros_like(lost) if unroll else lost)
+    def prepare(self, P: Polytope, f: Regularizer) -> Map:
+        path = _path(P, f)
+        assert path is not None
+        return path
+
+    def softmax(self, problem: Problem, **options: Any) -> tuple[torch.Tensor, Info | None]:
+        assert problem.f is not None
+        path = _path(problem.P, problem.f)
+        assert path is not None
+        if problem.forbidden is None:
+            try:
+                z = _applied(path, problem.P, problem.u, options)
+            except Exception:
+                problem.inspected()  # what a path makes of NaN is not what the user should read
+                raise
+            if problem.is_plain(z):
+                return z, None
+            problem = problem.inspected()
+        if problem.forbidden is None:
+            return z, Info(*Solution(z.detach()).told())
+        z = _applied(path, problem.P, problem.u.masked_fill(problem.forbidden, -torch.inf), options)
+        # By its contract a path answers NaN where -inf leaves no structure; unrolled sweeps may also be too slow there.
+        lost = z.detach().isnan().any(dim=1) & problem.forbidden.any(dim=1)
+        return z, Info(*Solution(z.detach(), empty=None if options else lost).told())
+
+    def solve(self, state: Map, u: torch.Tensor, forbidden: torch.Tensor | None) -> Solution:
+        u = u if forbidden is None else u.masked_fill(forbidden, -torch.inf)
+        return Solution(state(u))
+
+    def times_jacobian(self, state, g, u, z, kept, forbidden):  # noqa: ANN001, ANN201
+        u = u if forbidden is None else u.masked_fill(forbidden, -torch.inf)
+        return torch.func.vjp(state, u)[1](g)[0]
 
 
-def _gradient_of_log_partition(P: Polytope, u: torch.Tensor) -> torch.Tensor:
+def _applied(path: Map, P: Polytope, u: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
+    shaped = u if len(P.shape) == 1 else u.reshape(-1, *P.shape)
+    z = path(shaped, **options)
+    if not isinstance(z, torch.Tensor) or z.shape != shaped.shape:
+        got = tuple(z.shape) if isinstance(z, torch.Tensor) else type(z).__name__
+        raise ValueError(
+            f"engine='fast': the path registered for {P!r} returned {got} for utilities of shape {tuple(shaped.shape)};"
+            " it must return a tensor of their shape"
+        )
+    return z if z.shape == u.shape else z.reshape(u.shape)
+
+
+def _path(P: Polytope, f: Regularizer) -> Map | None:
+    member = known(P)
+    if member is None or member.knowledge is None:
+        return None
+    path = member.knowledge.softmax(type(f))
+    if path is None and f.is_gibbs and member.knowledge.log_partition is not None:
+        return lambda u: _gradient(member.knowledge.log_partition, u)
+    return path
+
+
+def _gradient(log_partition: Callable[[torch.Tensor], torch.Tensor], u: torch.Tensor) -> torch.Tensor:
     """z = grad A(u) = E[z], itself differentiable (its Jacobian is the covariance of z); NaN where A = -inf."""
-    assert P.family is not None
-    log_partition = P.family.log_partition_function
-    assert log_partition is not None
 
     def total(v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        A = log_partition(v, **P.arguments)
+        A = log_partition(v)
         return A.sum() + 0 * v.masked_fill(v == -torch.inf, 0.0).sum(), A  # a constant A too has a gradient
 
     with torch.inference_mode(False), torch.enable_grad():
         u = u.clone() if u.is_inference() else u
         z, A = torch.func.grad(total, has_aux=True)(u)
-    return z.masked_fill(torch.isneginf(A).reshape(-1, *[1] * len(P.shape)), torch.nan)
+    return z.masked_fill(torch.isneginf(A).reshape(-1, *[1] * (u.dim() - 1)), torch.nan)

@@ -16,17 +16,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import scipy.linalg
 import scipy.sparse as sp
+import torch
 
 from cvxsst.geometry.presolve import Presolved, affine_hull
-from cvxsst.regularizers import Euclidean, Separable
 
 NEWTON_STEPS = 60
 NEWTON_TOLERANCE = 1e-14
 SMALLEST_PIVOT = 1e-9  # of H^1/2 E': below it z no longer feels the multiplier at the precision of the miss
+
+
+class Entrywise(Protocol):
+    """What is asked of a separable regularizer (``cvxsst.regularizers.Separable``)."""
+
+    domain: tuple[float, float]
+
+    def gradient(self, z: torch.Tensor) -> torch.Tensor: ...
+    def primal(self, u: torch.Tensor) -> torch.Tensor: ...
+    def slope(self, z: torch.Tensor) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -43,24 +54,30 @@ class Face:
         C = sp.csr_array(sp.vstack([form.A, form.G[active]]))
         return Face(*affine_hull(C, np.concatenate([form.b, form.h[active]]), form.n))
 
+    def without(self, fixed: np.ndarray, z: np.ndarray) -> Face:
+        """The slice in which the entries ``fixed`` have their values in z, these entries removed."""
+        keep = np.setdiff1d(np.arange(self.E.shape[1]), fixed)
+        return Face(*affine_hull(sp.csr_array(self.E[:, keep]), self.e - self.E[:, fixed] @ z[fixed], len(keep)))
+
     @property
     def tangent(self) -> np.ndarray:
         """Orthonormal columns B: the directions along the face, E B = 0."""
         return scipy.linalg.null_space(self.E) if len(self.E) else np.eye(self.E.shape[1])
 
-    def solve(self, phi: Separable, u: np.ndarray, normal: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    def project(self, u: np.ndarray) -> np.ndarray:
+        """The nearest point."""
+        z = u - self.E.T @ (self.E @ u - self.e)
+        return z - self.E.T @ (self.E @ z - self.e)  # once more: the error falls from eps |u| to eps |z|
+
+    def maximize(self, phi: Entrywise, u: np.ndarray, normal: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
         """The maximizer of <u, z> - sum phi(z_i) over E z = e; ``normal``: an estimate of u - phi'(z).
 
         Returns:
             z, the normal vector g = E'a with z = phi*'(u - g), and the Newton steps taken. The caller judges the
             result by its certificate: the face may have been the wrong one.
         """
-        if isinstance(phi, Euclidean):
-            z = u - self.E.T @ (self.E @ u - self.e)
-            z = z - self.E.T @ (self.E @ z - self.e)  # once more: the error falls from eps |u| to eps |z|
-            return z, self.E.T @ (self.E @ (u - z)), 1
         a = self.E @ normal
-        z = _finite(phi.unconstrained, u - self.E.T @ a)
+        z = _primal(phi, u - self.E.T @ a)
         miss = self.E @ z - self.e
         steps = 0
         while steps < NEWTON_STEPS and np.abs(miss).max(initial=0.0) > NEWTON_TOLERANCE:
@@ -68,7 +85,7 @@ class Face:
             step = self._newton_step(phi, z, miss)
             # The dual objective is convex and its gradient is the miss: halve the step until that shrinks.
             for halving in range(30):
-                trial = _finite(phi.unconstrained, u - self.E.T @ (a + step / 2**halving))
+                trial = _primal(phi, u - self.E.T @ (a + step / 2**halving))
                 new_miss = self.E @ trial - self.e
                 if np.linalg.norm(new_miss) < np.linalg.norm(miss):
                     a, z, miss = a + step / 2**halving, trial, new_miss
@@ -77,20 +94,19 @@ class Face:
                 break  # rounding is reached
         return z, self.E.T @ a, steps
 
-    def normal_at(self, phi: Separable, u: np.ndarray, z: np.ndarray) -> np.ndarray:
+    def normal_at(self, phi: Entrywise, u: np.ndarray, z: np.ndarray) -> np.ndarray:
         """The vector g normal to the face for which phi*'(u - g) is close to z."""
         return self.E.T @ self._multipliers(phi, u, z)
 
-    def _multipliers(self, phi: Separable, u: np.ndarray, z: np.ndarray) -> np.ndarray:
+    def _multipliers(self, phi: Entrywise, u: np.ndarray, z: np.ndarray) -> np.ndarray:
         """a with u - E'a close to phi'(z), entries weighted by how much they move z."""
-        low, high = phi.domain
-        inside = np.clip(z, low + 1e-14, high - 1e-14)
-        weight = np.sqrt(phi.slope(inside))
-        return np.linalg.lstsq(weight[:, None] * self.E.T, weight * (u - phi.gradient(inside)), rcond=1e-13)[0]
+        inside = np.clip(z, phi.domain[0] + 1e-14, phi.domain[1] - 1e-14)
+        weight, gradient = _root_slope(phi, inside), phi.gradient(torch.from_numpy(inside)).numpy()
+        return np.linalg.lstsq(weight[:, None] * self.E.T, weight * (u - gradient), rcond=1e-13)[0]
 
-    def _newton_step(self, phi: Separable, z: np.ndarray, miss: np.ndarray) -> np.ndarray:
+    def _newton_step(self, phi: Entrywise, z: np.ndarray, miss: np.ndarray) -> np.ndarray:
         """da with (E H E') da = miss, from the factor R of H^1/2 E' = Q R: R'R da = miss."""
-        _, R, columns = _graded_qr(np.sqrt(phi.slope(z)), self.E)
+        _, R, columns = _graded_qr(_root_slope(phi, z), self.E)
         diagonal = np.abs(np.diag(R))
         rank = np.count_nonzero(diagonal > SMALLEST_PIVOT)
         step = np.zeros(len(self.E))
@@ -100,14 +116,25 @@ class Face:
             step[columns[:rank]] = scipy.linalg.solve_triangular(R, half)
         return step
 
-    def derivative(self, phi: Separable, z: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    def derivative(self, phi: Entrywise, z: np.ndarray, direction: np.ndarray) -> np.ndarray:
         """(dz/du) direction, at the solution z on this face."""
-        root = np.sqrt(phi.slope(z))
+        root = _root_slope(phi, z)
         scaled = root * direction
         if len(self.E):
             Q, _, _ = _graded_qr(root, self.E)
             scaled = scaled - Q @ (Q.T @ scaled)
         return root * scaled
+
+
+def said_by_domain(core: Presolved, phi: Entrywise) -> np.ndarray:
+    """Rows of G such as -z_i <= 0 that the domain of phi implies: the entropy's own cone already says them."""
+    form, (low, high) = core.form, phi.domain
+    single = np.flatnonzero(np.diff(form.G.indptr) == 1)
+    column, a = form.G.indices[form.G.indptr[single]], form.G.data[form.G.indptr[single]]
+    end = np.where(a > 0, high, low)
+    with np.errstate(invalid="ignore"):
+        said = (column < form.n) & (a * end <= form.h[single])
+    return single[said]
 
 
 def _graded_qr(root: np.ndarray, E: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -123,9 +150,12 @@ def _graded_qr(root: np.ndarray, E: np.ndarray) -> tuple[np.ndarray, np.ndarray,
     return Q, R, columns
 
 
-def _finite(function, u: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        return np.minimum(function(u), 1e150)
+def _primal(phi: Entrywise, v: np.ndarray) -> np.ndarray:
+    return np.minimum(phi.primal(torch.from_numpy(v)).numpy(), 1e150)
+
+
+def _root_slope(phi: Entrywise, z: np.ndarray) -> np.ndarray:
+    return phi.slope(torch.from_numpy(z)).clamp_min(0.0).sqrt().numpy()
 
 
 def newton_on_face(

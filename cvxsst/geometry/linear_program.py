@@ -10,6 +10,8 @@ unique in z, hence a vertex of P, the same one every time.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import highspy
@@ -17,6 +19,21 @@ import numpy as np
 import scipy.sparse as sp
 
 TOLERANCE = 1e-9  # of HiGHS, on feasibility and reduced costs; objectives are scaled to max |c| = 1
+STATUS = {
+    highspy.HighsModelStatus.kOptimal: "optimal",
+    highspy.HighsModelStatus.kModelEmpty: "optimal",
+    highspy.HighsModelStatus.kInfeasible: "infeasible",
+    highspy.HighsModelStatus.kUnbounded: "unbounded",
+}
+DEFAULTS = {"presolve": "choose", "solver": "choose", "simplex_strategy": 1}
+# On near-ties a warm start may end in "unknown"; presolve may prove "unbounded or infeasible" without telling which.
+ATTEMPTS: tuple[dict[str, str | int], ...] = (
+    {},
+    {"presolve": "off"},
+    {"presolve": "off", "simplex_strategy": 4},
+    {"presolve": "on", "solver": "ipm"},
+    {"presolve": "off", "solver": "ipm"},
+)
 
 
 @dataclass
@@ -50,6 +67,7 @@ class LinearProgram:
         self.row_lower = np.concatenate([b, np.full(len(rows), -np.inf)])
         self._generic = np.random.default_rng(0).uniform(1, 2, n)
         self._lock = threading.Lock()
+        self._zeros = np.zeros(0, dtype=np.int32)  # columns held at 0 for the time of one call
         self._highs = self._model(matrix)
 
     def _take_bounds(self, G: sp.csr_array, h: np.ndarray) -> np.ndarray:
@@ -80,19 +98,23 @@ class LinearProgram:
         highs.passModel(lp)
         return highs
 
-    def maximize(self, c: np.ndarray, last_rows: np.ndarray | None = None) -> LPSolution:
+    def maximize(
+        self, c: np.ndarray, zeros: Sequence[int] = (), last_rows: np.ndarray | None = None
+    ) -> LPSolution:
         """Maximize <c, x>, c over the first len(c) columns; some optimal x, a vertex of the set in (z, y).
 
-        ``last_rows``: new right-hand sides of the last rows of G that are no bounds.
+        Args:
+            zeros: columns that must be 0.
+            last_rows: new right-hand sides of the last rows of G that are no bounds.
         """
-        with self._lock:
+        with self._lock, self._held_at_zero(zeros):
             if last_rows is not None:
                 self._set_last_rows(last_rows)
             return self._maximize(c)
 
-    def vertex(self, c: np.ndarray) -> LPSolution:
-        """Maximize <c, z>; the optimal z is a vertex of P, the same one for the same c."""
-        with self._lock:
+    def vertex(self, c: np.ndarray, zeros: Sequence[int] = ()) -> LPSolution:
+        """Maximize <c, z>; the optimal z is a vertex of P (where ``zeros`` are 0), the same one for the same c."""
+        with self._lock, self._held_at_zero(zeros):
             best = self._maximize(c)
             if best.status != "optimal" or self._is_unique():
                 return best
@@ -114,6 +136,20 @@ class LinearProgram:
         for row, value in zip(rows, upper, strict=True):
             self._highs.changeRowBounds(int(row), -np.inf, float(value))
 
+    @contextmanager
+    def _held_at_zero(self, columns: Sequence[int]) -> Iterator[None]:
+        self._zeros = np.array(columns, dtype=np.int32)
+        if not len(self._zeros):
+            yield
+            return
+        zeros, nothing = self._zeros, np.zeros(len(self._zeros))
+        self._highs.changeColsBounds(len(zeros), zeros, nothing, nothing)
+        try:
+            yield
+        finally:
+            self._highs.changeColsBounds(len(zeros), zeros, self.lower[zeros], self.upper[zeros])
+            self._zeros = self._zeros[:0]
+
     def _maximize(self, c: np.ndarray) -> LPSolution:
         scale = np.abs(c).max(initial=0.0) or 1.0
         cost = np.zeros(self.columns)
@@ -126,23 +162,22 @@ class LinearProgram:
         return LPSolution(status, x, float(cost @ x) * scale)
 
     def _run(self) -> str:
-        self._highs.run()
-        status = self._highs.getModelStatus()
-        if status == highspy.HighsModelStatus.kUnboundedOrInfeasible:
-            # Presolve proved one of the two without telling which.
-            self._highs.setOptionValue("presolve", "off")
+        """Warm, as the last solve left it; where HiGHS then does not know, cold, and by its other algorithms."""
+        for settings in ATTEMPTS:
+            for option, value in settings.items():
+                self._highs.setOptionValue(option, value)
+            if settings:
+                self._highs.clearSolver()
             self._highs.run()
-            self._highs.setOptionValue("presolve", "choose")
             status = self._highs.getModelStatus()
-        names = {
-            highspy.HighsModelStatus.kOptimal: "optimal",
-            highspy.HighsModelStatus.kModelEmpty: "optimal",
-            highspy.HighsModelStatus.kInfeasible: "infeasible",
-            highspy.HighsModelStatus.kUnbounded: "unbounded",
-        }
-        if status not in names:
-            raise RuntimeError(f"HiGHS stopped with status {status.name} on a linear program over the polytope")
-        return names[status]
+            for option in settings:
+                self._highs.setOptionValue(option, DEFAULTS[option])
+            if status in STATUS:
+                return STATUS[status]
+        raise RuntimeError(
+            f"HiGHS stopped with status {status.name} on a linear program over the polytope, by every one of its "
+            "algorithms; are the constraints badly scaled?"
+        )
 
     def _is_unique(self) -> bool:
         """Whether the last solution is known to be the only optimal one."""
@@ -161,6 +196,7 @@ class LinearProgram:
         """
         solution = self._highs.getSolution()
         columns = np.flatnonzero(np.abs(solution.col_dual) > TOLERANCE).astype(np.int32)
+        columns = np.setdiff1d(columns, self._zeros).astype(np.int32)  # these stand still anyway
         rows = np.flatnonzero(np.abs(solution.row_dual) > TOLERANCE).astype(np.int32)
         at_columns, at_rows = np.array(solution.col_value)[columns], np.array(solution.row_value)[rows]
         at_columns = np.where(

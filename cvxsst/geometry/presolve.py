@@ -29,6 +29,8 @@ from cvxsst.geometry.canonical import StandardForm, canonicalize
 from cvxsst.geometry.linear_program import LinearProgram
 
 RANK_TOLERANCE = 1e-9  # relative to the largest pivot
+RESOLUTION = 1e-9  # of feasibility by a linear program
+ABSURD = 1e12  # entries beyond are far from every polytope; in a linear program they would be taken for infinite
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,25 @@ class Presolved:
         rows += [sp.hstack([eye, lifted, -r]), sp.hstack([-eye, lifted, -r])]
         A = sp.hstack([form.A, sp.csr_array((form.A.shape[0], 1))])
         return LinearProgram(A, form.b, sp.vstack(rows), np.append(form.h, np.zeros(2 * form.n)), form.n)
+
+    def distance(self, z: np.ndarray, zeros: Sequence[int] = ()) -> float:
+        """The distance from z to P (where the entries ``zeros`` are 0) in the maximum norm, resolved to 1e-9.
+
+            minimize r  over  (v, y) in the form,  v_zeros = 0,  |v - z|_inf <= r          (``nearest``)
+
+        inf where z is absurd; NaN where no such v exists.
+        """
+        form = self.form
+        if np.abs(z).max(initial=0.0) > ABSURD:
+            return np.inf
+        if not form.lifted:
+            missed = (np.abs(form.A @ z - form.b), form.G @ z - form.h, np.abs(z[list(zeros)]))
+            violation = max(float(part.max(initial=0.0)) for part in missed)
+            if violation <= RESOLUTION:
+                return violation
+        outwards = np.append(np.zeros(form.columns), -1.0)
+        solution = self.nearest.maximize(outwards, zeros, last_rows=np.concatenate([z, -z]))
+        return np.nan if solution.x is None else max(-solution.value, 0.0)
 
     @cached_property
     def interior(self) -> np.ndarray:

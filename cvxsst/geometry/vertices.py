@@ -13,48 +13,26 @@ through the argmax alone, which works for projections too:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import islice
-from typing import TYPE_CHECKING
-
 import numpy as np
 from scipy.spatial import ConvexHull
 
-from cvxsst.errors import NoFastPathError
 from cvxsst.geometry.presolve import Presolved, presolve_feasible
-
-if TYPE_CHECKING:
-    from cvxsst.polytope import Polytope
 
 MOST = 20_000
 QHULL_DIMENSION = 6
 PROBES = 200
 
 
-def vertices(P: Polytope) -> np.ndarray:
-    """All vertices of P, ``(count, P.size)``, each once.
-
-    Raises:
-        NoFastPathError: more than 20,000 of them, or too many dimensions for vertices that are not 0/1.
-    """
-    if "vertices" not in P.memo:
-        P.memo["vertices"] = _structures(P) if P.family and P.family.structure_list else _search(P.presolved)
-    found = P.memo["vertices"]
-    if found is None:
-        raise NoFastPathError(
-            f"{P!r} cannot be enumerated: more than {MOST:,} vertices, or more than {QHULL_DIMENSION} dimensions and "
-            "vertices between the bounds; use a smaller size, another regularizer, or register @family.log_partition"
-        )
-    return found
+def listed(structures: Iterable[np.ndarray], size: int) -> np.ndarray | None:
+    """The structures, ``(count, size)``; None if there are more than 20,000."""
+    first = list(islice(structures, MOST + 1))
+    return None if len(first) > MOST else np.array(first, dtype=float).reshape(len(first), size)
 
 
-def _structures(P: Polytope) -> np.ndarray | None:
-    assert P.family is not None
-    assert P.family.structure_list is not None
-    listed = list(islice(P.family.structure_list(**P.arguments), MOST + 1))
-    return None if len(listed) > MOST else np.array(listed, dtype=float).reshape(len(listed), P.size)
-
-
-def _search(presolved: Presolved) -> np.ndarray | None:
+def search(presolved: Presolved) -> np.ndarray | None:
+    """The vertices; None if there are too many, or too many dimensions for vertices between the bounds."""
     if presolved.dimension <= QHULL_DIMENSION:
         return _grow(presolved)
     return _branch(presolved)

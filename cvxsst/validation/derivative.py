@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from cvxsst.engines.base import said_by_domain
+from cvxsst.geometry.faces import said_by_domain
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import ExponentialFamily, Regularizer, Separable
 from cvxsst.validation.evidence import (

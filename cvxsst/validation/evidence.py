@@ -21,10 +21,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from cvxsst.certificate import judge
+from cvxsst.certificate import judged
 from cvxsst.errors import NoFastPathError
-from cvxsst.geometry.vertices import vertices
 from cvxsst.polytope import Polytope
+from cvxsst.problem import Problem
 from cvxsst.regularizers import Custom, ExponentialFamily, Regularizer, Separable
 from cvxsst.validation.instances import Instances
 from cvxsst.validation.solvers import Answer, Solver
@@ -69,7 +69,7 @@ def _convexity(P: Polytope, regularizer: Regularizer, size: float) -> float:
     if isinstance(regularizer, Separable):
         return regularizer.curvature_up_to(size)
     if isinstance(regularizer, ExponentialFamily):
-        V = vertices(P)  # Cov(z) has no eigenvalue above the squared radius of Z
+        V = P.vertices()  # Cov(z) has no eigenvalue above the squared radius of Z
         return 1 / max(float(((V - V.mean(0)) ** 2).sum(1).max()), 1e-12)
     return 1.0
 
@@ -114,16 +114,13 @@ def certify(
     P: Polytope, regularizer: Regularizer, u: torch.Tensor, z: torch.Tensor, yardstick: Yardstick
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(infeasibility, gap) of each z ``(N, n)``; a z outside the domain of f by less than the tolerance is moved in."""
-    low, high = regularizer.domain if isinstance(regularizer, Separable) else (-np.inf, np.inf)
-    found = np.full((2, len(z)), np.inf)
-    for i, (ui, zi) in enumerate(zip(u.reshape(len(z), P.size).numpy(), z.numpy(), strict=True)):
-        forbidden = np.isinf(ui)
-        inside = np.clip(zi, low, high)
-        near = np.abs(inside - zi).max(initial=0.0) <= yardstick.tolerance * yardstick.size
-        entries = tuple(np.flatnonzero(forbidden).tolist())
-        infeasible, gap = judge(P, entries, regularizer, np.where(forbidden, 0.0, ui), inside if near else zi)
-        found[:, i] = max(infeasible, np.abs(inside - zi).max(initial=0.0)) if near else infeasible, gap
-    return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+    low, high = regularizer.domain
+    inside = z.clamp(low, high)
+    moved = (inside - z).abs().amax(dim=1) if z.shape[1] else z.new_zeros(len(z))
+    near = moved <= yardstick.tolerance * yardstick.size
+    problem = Problem.posed(P, u.reshape(len(z), *P.shape), regularizer, 1.0).inspected()
+    infeasibility, gap = judged(problem, torch.where(near[:, None], inside, z))
+    return torch.where(near, torch.maximum(infeasibility, moved), infeasibility), gap
 
 
 @dataclass(frozen=True)
@@ -177,7 +174,7 @@ def certifiable(P: Polytope, regularizer: Regularizer) -> None:
     regularizer.require_domain(P)
     if isinstance(regularizer, ExponentialFamily):
         try:
-            vertices(P)
+            P.vertices()
         except NoFastPathError as error:
             raise NoFastPathError(f"P: the exponential family is judged by enumeration, and {error}") from None
     if not isinstance(regularizer, Separable | Custom | ExponentialFamily):

@@ -20,7 +20,6 @@ import cvxpy as cp
 import numpy as np
 import torch
 
-from cvxsst.geometry.vertices import vertices
 from cvxsst.maps import argmax
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import Custom, ExponentialFamily, Regularizer, Separable
@@ -196,7 +195,7 @@ def cold(trial: Trial) -> Law:
 def _rise(P: Polytope, regularizer: Regularizer, v: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
     """f(v) - f(z); for the exponential family its bound log |Z|: A* is 0 at vertices and nowhere below -log |Z|."""
     if isinstance(regularizer, ExponentialFamily):
-        return torch.full((len(v),), float(np.log(len(vertices(P)))), dtype=torch.float64)
+        return torch.full((len(v),), float(np.log(len(P.vertices()))), dtype=torch.float64)
     if isinstance(regularizer, Separable):
         sides = [regularizer.value(np.clip(x.numpy(), *regularizer.domain)).sum(axis=1) for x in (v, z)]
         return torch.from_numpy(np.asarray(sides[0] - sides[1]))

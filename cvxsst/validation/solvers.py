@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from cvxsst.geometry.vertices import vertices
 from cvxsst.maps import softmax
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import Regularizer
@@ -135,7 +134,7 @@ def moments(P: Polytope) -> Solver:
     class Mean(torch.autograd.Function):
         @staticmethod
         def forward(ctx, u):
-            V = vertices(P).astype(np.longdouble)
+            V = P.vertices().astype(np.longdouble)
             flat = u.detach().cpu().numpy().reshape(len(u), P.size).astype(np.longdouble)
             forbidden = np.isinf(flat)
             logits = np.where(forbidden, 0, flat) @ V.T

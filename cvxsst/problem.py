@@ -1,0 +1,119 @@
+"""What the engines solve: argmax over P of <u, z> - f(z), u = w / T, for a flat batch.
+
+An entry that -inf forbids is data of its instance: 0 in u, True in ``forbidden``; never another polytope.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from cvxsst.arguments import check_utilities, check_values, checked_polytope, checked_temperature
+from cvxsst.errors import EmptyPolytopeError, some
+from cvxsst.polytope import Polytope
+from cvxsst.regularizers import Regularizer, checked_regularizer
+from cvxsst.values import holds, is_finite
+
+
+@dataclass(frozen=True)
+class Problem:
+    """argmax over P of <u, z> - f(z) for a flat batch of u = w / T.
+
+    Attributes:
+        P, f: the polytope and the regularizer; f is None for the argmax.
+        w: the utilities as given.
+        u: ``(B, n)`` float64, with the gradients of w and T. Once ``inspected``, finite: 0 where forbidden.
+        forbidden: ``(B, n)`` bool, or None where w holds no -inf (or was not yet inspected).
+        temperature: a float, or a float64 tensor that broadcasts to ``batch``.
+        batch: the batch shape of the result.
+    """
+
+    P: Polytope
+    f: Regularizer | None
+    w: torch.Tensor
+    u: torch.Tensor
+    forbidden: torch.Tensor | None
+    temperature: float | torch.Tensor
+    batch: torch.Size
+
+    @staticmethod
+    def posed(P: Polytope, w: torch.Tensor, f: Regularizer | None, temperature: float | torch.Tensor) -> Problem:
+        """The problem with its types and shapes checked; values are looked at by ``is_plain`` and ``inspected``."""
+        checked_polytope(P)
+        if f is not None:
+            checked_regularizer(f)
+        check_utilities(P, w)
+        T = checked_temperature(temperature, w.device)
+        batch = w.shape[: w.dim() - len(P.shape)]
+        if isinstance(T, torch.Tensor):
+            try:
+                batch = torch.broadcast_shapes(batch, T.shape)
+            except RuntimeError:
+                raise ValueError(
+                    f"temperature: shape {tuple(T.shape)} does not broadcast with the batch shape {tuple(batch)} of w"
+                ) from None
+        problem = Problem(P, f, w, w, None, T, batch)
+        return replace(problem, u=problem._flat(w.to(torch.float64)))
+
+    def _flat(self, w: torch.Tensor) -> torch.Tensor:
+        """w / T, ``(B, n)``."""
+        T, event = self.temperature, len(self.P.shape)
+        if isinstance(T, torch.Tensor):
+            w = w / T.reshape(T.shape + (1,) * event)
+        elif T != 1.0:
+            w = w / T
+        shape = (self.batch.numel(), self.P.size)
+        if w.shape == shape:
+            return w
+        return w.expand(*self.batch, *self.P.shape).reshape(shape)
+
+    def is_plain(self, *results: torch.Tensor) -> bool:
+        """Whether u, T and what was computed from them are finite, without -inf: one transfer to the host."""
+        return is_finite(self.u, *results)
+
+    def inspected(self) -> Problem:
+        """The same with the -inf entries told apart.
+
+        Raises:
+            ValueError: NaN or +inf in w; w / T overflows; -inf where 0 is not the least value of an entry.
+        """
+        if self.forbidden is not None or self.is_plain():
+            return self
+        check_values(self.w)
+        forbidden = self.w == -torch.inf
+        u = self._flat(self.w.to(torch.float64).masked_fill(forbidden, 0.0))
+        if not is_finite(u):
+            raise ValueError("temperature: w / temperature overflows; raise the temperature or shrink the utilities")
+        mask = forbidden.expand(*self.batch, *self.P.shape).reshape(u.shape)
+        if not holds(mask):
+            return replace(self, u=u)
+        union = mask.any(dim=0) if mask.dim() == 2 else mask
+        self.P.require_zero_is_least(union.nonzero().flatten().cpu().numpy())
+        return replace(self, u=u, forbidden=mask)
+
+    def at(self, u: torch.Tensor) -> Problem:
+        """The same problem at other utilities."""
+        return replace(self, u=u)
+
+    def shaped(self, z: torch.Tensor) -> torch.Tensor:
+        """``(B, n)`` in the shape and dtype of the result."""
+        shape = (*self.batch, *self.P.shape)
+        return (z if z.shape == shape else z.reshape(shape)).to(self.w.dtype)
+
+    def instances(self, which: torch.Tensor) -> list[tuple[int, ...]]:
+        """The indices into the batch of the flat positions where ``which`` is True."""
+        flat = which.reshape(-1).nonzero().flatten().cpu()
+        indices = torch.stack(torch.unravel_index(flat, self.batch), 1) if self.batch else flat.new_zeros(len(flat), 0)
+        return [tuple(index) for index in indices.tolist()]
+
+    def raise_empty(self, empty: torch.Tensor) -> None:
+        raise EmptyPolytopeError(
+            f"w: the -inf entries{named(self.instances(empty), ' of instances ')} forbid every structure; allow at "
+            "least one"
+        )
+
+
+def named(instances: list[tuple[int, ...]], words: str) -> str:
+    """Which instances of the batch; nothing where there is no batch."""
+    return "" if instances == [()] else words + some(instances)

@@ -1,0 +1,126 @@
+"""Any convex, differentiable CVXPY expression of z."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cvxpy as cp
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from cvxsst.errors import ArgumentTypeError
+from cvxsst.geometry.faces import Face, face_derivative, newton_on_face
+from cvxsst.polytope import Polytope
+from cvxsst.regularizers.base import Bound, Maximum, Regularizer, Slice
+
+TOLERANCE = 1e-5  # on the certified gap relative to the spread of <u, z>: such an f promises no distance
+REFINED = 1e-12  # below this no further face is tried
+
+
+@dataclass(frozen=True)
+class Custom(Regularizer):
+    """f(z) as a function from the CVXPY variable z to a convex, scalar CVXPY expression.
+
+    Args:
+        function: called with a variable of the shape of P, for example ``lambda z: cp.sum(cp.huber(z))``. The
+            softmax is unique, and has a derivative, where f is strictly convex; only the engine
+            ``"cvxpylayer"`` takes it. To pickle a layer that holds one, use a named function of a module.
+
+    Example:
+        >>> import cvxpy as cp, cvxsst
+        >>> cvxsst.Custom(lambda z: cp.sum_squares(z) + cp.logistic(z[0]))  # doctest: +ELLIPSIS
+        Custom(function=<function <lambda> at ...>)
+    """
+
+    function: Callable[[cp.Expression], cp.Expression]
+
+    def expression(self, z: cp.Expression) -> cp.Expression:
+        """f(z), checked.
+
+        Raises:
+            ArgumentTypeError: the function does not return a CVXPY expression.
+            ValueError: the expression is not scalar, not convex, or contains a parameter.
+        """
+        f = self.function(z)
+        if not isinstance(f, cp.Expression):
+            raise ArgumentTypeError(f"Custom: the function must return a CVXPY expression, got {type(f).__name__}")
+        if f.size != 1:
+            raise ValueError(f"Custom: the expression has shape {f.shape}; a regularizer is a scalar, take cp.sum")
+        if not f.is_convex():
+            raise ValueError("Custom: CVXPY cannot tell that the expression is convex; see the DCP rules")
+        if f.parameters():
+            raise ValueError("Custom: the expression contains a cvxpy.Parameter; write the number instead")
+        return f
+
+    def gradient(self, shape: tuple[int, ...], z: np.ndarray) -> np.ndarray:
+        """The gradient at z (row by row), by CVXPY; inf outside the domain."""
+        variable, expression = _expression(self, shape)
+        variable.value = z.reshape(shape)
+        try:
+            gradient = expression.grad[variable]
+        except NotImplementedError as error:
+            raise ValueError(
+                f"regularizer: CVXPY has no gradient of {expression}; Custom needs a function that is differentiable "
+                "on P"
+            ) from error
+        if gradient is None:  # outside the domain
+            return np.full(z.size, np.inf)
+        columns_first = np.asarray(gradient.todense() if sp.issparse(gradient) else gradient)
+        return columns_first.reshape(shape, order="F").reshape(-1)
+
+    def bounds(self, P: Polytope, u: torch.Tensor, z: torch.Tensor, forbidden: torch.Tensor) -> Iterator[Bound]:
+        """g = u - grad f(z): the Frank-Wolfe gap."""
+        gradients = torch.from_numpy(np.array([self.gradient(P.shape, zi) for zi in z.numpy()]).reshape(z.shape))
+        yield (u - gradients).masked_fill(forbidden, 0.0), u.new_zeros(len(u))
+
+    def slice(self, P: Polytope, places: np.ndarray, constant: np.ndarray) -> Slice:
+        return _CustomSlice(self, P, places, constant)
+
+
+@lru_cache(maxsize=64)
+def _expression(regularizer: Custom, shape: tuple[int, ...]) -> tuple[cp.Variable, cp.Expression]:
+    variable = cp.Variable(shape)
+    return variable, regularizer.expression(variable)
+
+
+class _CustomSlice(Slice):
+    """CVXPY knows the gradient of f but not the Hessian: that is differenced.
+
+    Where f has no second derivative at the solution (a kink) the refinement does not improve on the cone solver's z.
+    """
+
+    tolerance, refined = TOLERANCE, REFINED
+
+    def __init__(self, f: Custom, P: Polytope, places: np.ndarray, constant: np.ndarray):
+        self.f, self.shape, self.places, self.constant = f, P.shape, places, constant
+        lower, upper = P.bounds
+        self.width = (upper - lower)[places]
+
+    def _whole(self, z: np.ndarray) -> np.ndarray:
+        whole = self.constant.copy()
+        whole[self.places] = z
+        return whole
+
+    def _gradient(self, z: np.ndarray) -> np.ndarray:
+        return self.f.gradient(self.shape, self._whole(z))[self.places]
+
+    def expression(self, z: cp.Expression) -> cp.Expression:
+        n, count = len(self.constant), len(self.places)
+        into = sp.csr_array((np.ones(count), (self.places, np.arange(count))), (n, count))
+        return self.f.expression(cp.reshape(into @ z + self._whole(np.zeros(count)), self.shape, order="C"))
+
+    def maximize(self, face: Face, u: np.ndarray, z: np.ndarray, normal: np.ndarray) -> Maximum:
+        B = face.tangent
+        z, hessian, steps = newton_on_face(self._gradient, B, u, z)
+        if hessian is None:
+            return Maximum(z, normal, steps, None)
+        return Maximum(z, u - self._gradient(z), steps, lambda g: face_derivative(B, hessian, g))
+
+    def bound(self, u: np.ndarray, z: np.ndarray, normal: np.ndarray) -> tuple[np.ndarray, float]:
+        return u - self._gradient(z), 0.0
+
+    def error(self, gap: float, u: np.ndarray) -> float:
+        return gap / (1.0 + float(np.abs(u) @ self.width))

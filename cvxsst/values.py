@@ -1,0 +1,67 @@
+"""Looking at the values of tensors, also where a ``torch.func`` transform hides them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+R = TypeVar("R")
+
+
+class _Look(torch.autograd.Function):
+    """The identity. ``function`` is shown the plain tensor, also where a ``torch.func`` transform hides it."""
+
+    @staticmethod
+    def forward(x: torch.Tensor, function: Callable[[torch.Tensor], None]) -> torch.Tensor:
+        function(x)
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return g, None
+
+    @staticmethod
+    def jvp(ctx: Any, dx: torch.Tensor, _: None) -> torch.Tensor:
+        return dx.view_as(dx)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, x: torch.Tensor, function: Callable) -> tuple[torch.Tensor, int]:
+        return _Look.apply(x.movedim(in_dims[0], 0), function), 0
+
+
+def look(x: torch.Tensor, function: Callable[[torch.Tensor], None]) -> None:
+    """Call ``function`` with the values of x; under ``vmap`` they have further leading dimensions."""
+    try:
+        function(x.detach())
+    except RuntimeError:  # vmap hides the values: slower, by a function of its own
+        _Look.apply(x.detach(), function)
+
+
+def holds(mask: torch.Tensor) -> bool:
+    """Whether any entry is True, also under ``torch.func`` transforms."""
+    found: list[bool] = []
+    look(mask, lambda m: found.append(bool(m.any())))
+    return found[-1]
+
+
+def is_finite(*parts: torch.Tensor) -> bool:
+    """Whether the sum of all entries is finite: then every entry is. One transfer to the host."""
+    found: list[bool] = []
+    total = sum((part.detach().sum() for part in parts[1:]), parts[0].detach().sum())
+    look(total, lambda value: found.append(math.isfinite(value.sum().item())))
+    return found[-1]
+
+
+def plainly(compute: Callable[[], R]) -> R:
+    """``compute()``, for what is kept for later calls: outside inference mode and ``torch.func`` transforms."""
+    found: list[R] = []
+    with torch.inference_mode(False), torch.no_grad():
+        _Look.apply(torch.zeros(()), lambda _: found.append(compute()))
+    return found[0]
