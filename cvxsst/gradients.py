@@ -118,4 +118,4 @@ def settled(z: torch.Tensor, info: Info | None, problem: Problem, on_failure: st
             instances,
         )
     mark = torch.where(failed, torch.nan, 0.0).to(z)[:, None]
-    return torch.nan_to_num(z) + mark * problem.u  # 0 u where all is well
+    return torch.nan_to_num(z) + mark * problem.inspected().u  # 0 u where all is well
