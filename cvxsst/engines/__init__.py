@@ -17,7 +17,7 @@ from cvxsst.engines.base import Engine, Info, Solution
 # from cvxsst.engines.cvxpylayer import CvxpyLayerEngine
 from cvxsst.engines.enumeration import Enumeration
 from cvxsst.engines.fast import Fast
-# from cvxsst.engines.kkt import KKT
+from cvxsst.engines.kkt import KKT
 from cvxsst.errors import NoFastPathError
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import Regularizer, checked_regularizer
@@ -35,7 +35,7 @@ def register(engine: E) -> E:
     return engine
 
 
-for _engine in (Fast(), Enumeration()):
+for _engine in (Fast(), KKT(), Enumeration()):
     register(_engine)
 
 

@@ -107,7 +107,11 @@ class Engine(ABC, Generic[State]):
         return self.refusal(P, f) is None
 
     def state(self, P: Polytope, f: Regularizer) -> State:
-        return P.prepared.get((self, f), lambda: plainly(lambda: self.prepare(P, f)))
+        def make() -> State:
+            f.require_domain(P)
+            return plainly(lambda: self.prepare(P, f))
+
+        return P.prepared.get((self, f), make)
 
     def softmax(self, problem: Problem) -> tuple[torch.Tensor, Info | None]:
         """z ``(B, n)``, connected by autograd, and how it went; None if all went well and there is nothing to tell."""

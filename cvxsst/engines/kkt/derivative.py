@@ -11,7 +11,7 @@ and 0 for the others:
     dz = H (du - A'dnu),       (A H A') dnu = A H du
 
 Both are linear maps of du that are symmetric and depend on z through phi'' or H alone: K(d) g with d = phi'' or d = H.
-For such a map the derivative in d costs two more applications, so that one autograd function serves every order:
+For such a map the derivative in d costs two more applications (``cvxsst.autograd.SymmetricSystem``):
 
     K = M^-1:          dK g = -K (dd * K g)          with M' = diag
     R = A'(A H A')^-1 A:   dR c = -R (dH * R c)
@@ -19,91 +19,76 @@ For such a map the derivative in d costs two more applications, so that one auto
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
 
 import torch
 
+from cvxsst.autograd import SymmetricSystem
 from cvxsst.engines.kkt.elimination import cholesky
-from cvxsst.engines.kkt.interior import EDGE, PROXIMAL, System
-
-if TYPE_CHECKING:
-    from cvxsst.engines.kkt.engine import Part
+from cvxsst.engines.kkt.interior import EDGE, PROXIMAL, Program, System
+from cvxsst.engines.kkt.newton import BoxProgram
 
 # lam / s beyond this says no more than "active". What is held this firmly still yields by 1 / HEAVY of the curvature,
 # times the square of the scale of z; from 1e13 on the factorization loses its digits.
 HEAVY = 1e11
 REFINEMENTS = 5
 
+Apply = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
-def sensitivity(part: Part, g: torch.Tensor, z: torch.Tensor, active: torch.Tensor) -> torch.Tensor:
-    """(dz/du) g for g, z ``(B, n)``; ``active`` as ``Part.solve`` returns it."""
-    box = part.box(z.device)
-    if box is None:
-        curvature = (1 / part.interior(z.device).entries.slope(z)).clamp_max(1 / EDGE)
-        return _Linear.apply(g, curvature, active, part)
-    H = box.entries.slope(z) * (1 - active)
-    if not len(box.b):
+
+def by_elimination(
+    program: Program, g: torch.Tensor, z: torch.Tensor, weight: torch.Tensor, chunk: int
+) -> torch.Tensor:
+    """(dz/du) g for g, z ``(B, n)``; ``weight`` ``(B, p)``: lam / s."""
+    curvature = (1 / program.f.slope(z)).clamp_max(1 / EDGE)
+    return _eliminated(g, curvature, weight, program, chunk)
+
+
+def by_equalities(
+    program: BoxProgram, g: torch.Tensor, z: torch.Tensor, active: torch.Tensor, chunk: int
+) -> torch.Tensor:
+    """(dz/du) g for g, z ``(B, n)``; ``active`` ``(B, n)``: from 0 where z moves freely to 1 where it is at a bound."""
+    H = program.f.slope(z) * (1 - active)
+    if not len(program.b):
         return H * g
-    return H * (g - _Linear.apply(H * g, H, active, part))
+    return H * (g - _projected(H * g, H, active, program, chunk))
 
 
-class _Linear(torch.autograd.Function):
-    """K(d) g: symmetric and linear in g, with the derivative -K (dd * K g) in d."""
-
-    @staticmethod
-    def forward(g: torch.Tensor, d: torch.Tensor, active: torch.Tensor, part: Part) -> torch.Tensor:
-        # scaled: the incoming gradient may be of any size
-        size = g.abs().amax(dim=1, keepdim=True).clamp_min(1e-300)
-        apply = _by_elimination if part.box(g.device) is None else _by_equalities
-        chunks = zip(*(t.split(part.chunk(g.device)) for t in (g / size, d, active)), strict=True)
-        parts = [apply(part, *(t.T for t in chunk)).T for chunk in chunks]
-        return torch.cat(parts) * size if parts else g
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:
-        _, d, active, ctx.part = inputs
-        ctx.save_for_backward(output, d, active)
-        ctx.save_for_forward(output, d, active)
-
-    @staticmethod
-    def backward(ctx: Any, e: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
-        Kg, d, active = ctx.saved_tensors
-        Ke = _Linear.apply(e, d, active, ctx.part)
-        return Ke, -Ke * Kg, None, None
-
-    @staticmethod
-    def jvp(ctx: Any, dg: torch.Tensor | None, dd: torch.Tensor | None, *_: None) -> torch.Tensor:
-        Kg, d, active = ctx.saved_tensors
-        change = torch.zeros_like(Kg) if dg is None else dg
-        return _Linear.apply(change if dd is None else change - dd * Kg, d, active, ctx.part)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple, g: torch.Tensor, d: torch.Tensor, active: torch.Tensor, part: Part):
-        size = info.batch_size
-        flat = [
-            (t.movedim(dim, 0) if dim is not None else t.expand(size, *t.shape)).flatten(0, 1)
-            for t, dim in zip((g, d, active), in_dims[:3], strict=True)
-        ]
-        return _Linear.apply(*flat, part).unflatten(0, (size, -1)), 0
+def _in_chunks(apply: Apply, g: torch.Tensor, d: torch.Tensor, constraints: torch.Tensor, chunk: int) -> torch.Tensor:
+    """``apply`` to chunks of the batch, transposed to instances last; g is scaled to 1: it may be of any size."""
+    size = g.abs().amax(dim=1, keepdim=True).clamp_min(1e-300)
+    chunks = zip(*(t.split(chunk) for t in (g / size, d, constraints)), strict=True)
+    parts = [apply(*(t.T for t in one)).T for one in chunks]
+    return torch.cat(parts) * size if parts else g
 
 
-def _by_elimination(part: Part, g: torch.Tensor, curvature: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    program = part.interior(g.device)
+def _eliminate(
+    g: torch.Tensor, curvature: torch.Tensor, weight: torch.Tensor, program: Program, chunk: int
+) -> torch.Tensor:
     lifted = len(program.start) - program.n
-    exact = torch.cat([curvature, curvature.new_zeros(lifted, g.shape[1])])
-    regularized = torch.cat([curvature, (PROXIMAL * curvature.amin(dim=0)).expand(lifted, -1)])
-    system = System(program, regularized, weight.clamp_max(HEAVY), (exact, 0.0))
-    f = torch.cat([g, g.new_zeros(lifted, g.shape[1])])
-    v, _ = system.solve(f, g.new_zeros(len(program.b), g.shape[1]), REFINEMENTS)
-    return v[: program.n]
+
+    def apply(g: torch.Tensor, curvature: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        exact = torch.cat([curvature, curvature.new_zeros(lifted, g.shape[1])])
+        regularized = torch.cat([curvature, (PROXIMAL * curvature.amin(dim=0)).expand(lifted, -1)])
+        system = System(program, regularized, weight.clamp_max(HEAVY), (exact, 0.0))
+        f = torch.cat([g, g.new_zeros(lifted, g.shape[1])])
+        v, _ = system.solve(f, g.new_zeros(len(program.b), g.shape[1]), REFINEMENTS)
+        return v[: program.n]
+
+    return _in_chunks(apply, g, curvature, weight, chunk)
 
 
-def _by_equalities(part: Part, c: torch.Tensor, H: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-    program = part.box(c.device)
-    assert program is not None
-    S = program.normal_matrix(H)
-    L = cholesky(S)
-    right = (program.A @ c).T[..., None]
-    nu = torch.cholesky_solve(right, L)
-    nu = nu + torch.cholesky_solve(right - S @ nu, L)
-    return program.A.T @ nu[..., 0].T
+def _project(c: torch.Tensor, H: torch.Tensor, active: torch.Tensor, program: BoxProgram, chunk: int) -> torch.Tensor:
+    def apply(c: torch.Tensor, H: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        S = program.normal_matrix(H)
+        L = cholesky(S)
+        right = (program.A @ c).T[..., None]
+        nu = torch.cholesky_solve(right, L)
+        nu = nu + torch.cholesky_solve(right - S @ nu, L)
+        return program.A.T @ nu[..., 0].T
+
+    return _in_chunks(apply, c, H, active, chunk)
+
+
+_eliminated = SymmetricSystem(_eliminate)
+_projected = SymmetricSystem(_project)

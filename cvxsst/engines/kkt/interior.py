@@ -22,8 +22,8 @@ from dataclasses import dataclass
 import torch
 
 from cvxsst.engines.kkt.elimination import DELTA, Factor, Pattern
-from cvxsst.engines.kkt.entries import Entries
 from cvxsst.engines.kkt.matrix import Matrix
+from cvxsst.regularizers import Separable
 
 STEPS = 80
 PATIENCE = 6  # steps without improvement
@@ -47,26 +47,20 @@ class Program:
     h: torch.Tensor
     n: int
     start: torch.Tensor
-    entries: Entries
+    f: Separable
     in_domain: torch.Tensor  # which rows of G say no more than the domain of phi
-    low: float
-    high: float
 
     def to(self, device: torch.device) -> Program:
         if self.b.device == device:
             return self
         moved = {name: getattr(self, name).to(device) for name in ("pattern", "A", "b", "G", "h", "start", "in_domain")}
-        return Program(**moved, n=self.n, entries=self.entries, low=self.low, high=self.high)
+        return Program(**moved, n=self.n, f=self.f)
 
     def smooth(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """phi'(z) and phi''(z), continued linearly where phi'' would exceed 1 / EDGE."""
-        inside = z
-        if self.low > -torch.inf:
-            inside = inside.clamp_min(self.low + EDGE)
-        if self.high < torch.inf:
-            inside = inside.clamp_max(self.high - EDGE)
-        curvature = 1 / self.entries.slope(inside)
-        return self.entries.marginal(inside) + curvature * (z - inside), curvature
+        inside = self.f.inside(z, EDGE)
+        curvature = 1 / self.f.slope(inside)
+        return self.f.gradient(inside) + curvature * (z - inside), curvature
 
 
 @dataclass
@@ -78,6 +72,12 @@ class Solution:
     nu: torch.Tensor
     residual: torch.Tensor
     iterations: torch.Tensor
+
+    def put(self, columns: torch.Tensor, other: Solution) -> None:
+        """Replace these instances; their iterations add up."""
+        self.z[:, columns], self.weight[:, columns], self.nu[:, columns] = other.z, other.weight, other.nu
+        self.residual[columns] = other.residual
+        self.iterations[columns] += other.iterations
 
 
 def solve(program: Program, u: torch.Tensor) -> Solution:
@@ -102,7 +102,7 @@ def solve(program: Program, u: torch.Tensor) -> Solution:
             live = live[search.going]
             search.keep(search.going)
     z = best["x"][: program.n]
-    if program.low > -torch.inf:
+    if program.f.domain != (-torch.inf, torch.inf):
         lam = torch.where(program.in_domain[:, None], 0.0, best["lam"])
         z = _refined(program, u / scale, 1 / scale, z, (program.A.T @ best["nu"] + program.G.T @ lam)[: program.n])
     return Solution(z, scale * best["lam"] / best["s"], scale * best["nu"], residual, iterations)
@@ -144,8 +144,8 @@ def _refined(program: Program, u: torch.Tensor, tau: torch.Tensor, z: torch.Tens
 
     z = phi*'((u - normal) / tau), normal = A'nu + G'lam without the bounds that the domain implies.
     """
-    exact = program.entries.primal((u - normal) / tau)
-    near = torch.minimum(z - program.low, program.high - z) < NEAR
+    exact, (low, high) = program.f.primal((u - normal) / tau), program.f.domain
+    near = torch.minimum(z - low, high - z) < NEAR
     return torch.where(near & ((exact - z).abs() < NEAR), exact, z)
 
 

@@ -7,20 +7,23 @@
 The dual objective D(nu) = sum phi*_box(u - A'nu)_i + <b, nu> is convex with gradient b - A z(nu), and the solution is
 where that is 0. Newton's matrix is A H A' with H = 1 / phi'' where z is not clamped, else 0: r x r for r equalities,
 and semismooth, hence finite for the Euclidean f and quadratic for the entropies (Li, Sun and Toh 2020 for Birkhoff).
-z(nu) carries the relative accuracy of u, however small its entries. Layout: instances last.
+z(nu) carries the relative accuracy of u, however small its entries. An entry that -inf forbids has low = high = 0 in its
+instance; where that leaves other entries of an entropy nothing but 0 they fall by a factor e a step, hence more steps.
+Layout: instances last.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from cvxsst.engines.kkt.entries import Entries
 from cvxsst.engines.kkt.matrix import Matrix
+from cvxsst.regularizers import Separable
 
 STEPS = 20  # what takes longer is for the interior point method
+STEPS_ON_FACES = 50  # where entries are forbidden: e^-30 is the tolerance
 TOLERANCE = 1e-13  # of A z - b, relative to 1 + |b|
 WIDEST = 50.0  # spread of u with which an entropy starts here: beyond, exp(u) is too curved for Newton from afar
 HALVINGS = 12
@@ -39,23 +42,31 @@ class BoxProgram:
     center: torch.Tensor  # phi' at an interior point
     gram: torch.Tensor  # Cholesky factor of A A'
     pairs: Matrix
-    entries: Entries
+    f: Separable
 
     def to(self, device: torch.device) -> BoxProgram:
-        moved: dict[str, Any] = {name: t.to(device) for name, t in vars(self).items() if name != "entries"}
-        return BoxProgram(**moved, entries=self.entries)
-
-    def primal(self, v: torch.Tensor) -> torch.Tensor:
-        return self.entries.primal(v).clamp(self.low[:, None], self.high[:, None])
-
-    def inside(self, z: torch.Tensor) -> torch.Tensor:
-        """1 where z is not clamped, else 0."""
-        return ((z > self.low[:, None]) & (z < self.high[:, None])).to(z)
+        moved: dict[str, Any] = {name: t.to(device) for name, t in vars(self).items() if name != "f"}
+        return BoxProgram(**moved, f=self.f)
 
     def normal_matrix(self, H: torch.Tensor) -> torch.Tensor:
         """A H A' ``(B, m, m)``."""
         m = len(self.b)
         return (self.pairs @ H).reshape(m, m, H.shape[1]).permute(2, 0, 1)
+
+
+class Box(NamedTuple):
+    """Bounds on z, ``(n, 1)`` or, different in every instance, ``(n, B)``."""
+
+    low: torch.Tensor
+    high: torch.Tensor
+
+    def of(self, columns: torch.Tensor) -> Box:
+        """That of some instances."""
+        return self if self.low.shape[1] == 1 else Box(self.low[:, columns], self.high[:, columns])
+
+    def inside(self, z: torch.Tensor) -> torch.Tensor:
+        """1 where z is not clamped, else 0."""
+        return ((z > self.low) & (z < self.high)).to(z)
 
 
 @dataclass
@@ -69,43 +80,50 @@ class BoxSolution:
     iterations: torch.Tensor
 
 
-def solve(program: BoxProgram, u: torch.Tensor, nu: torch.Tensor | None = None) -> BoxSolution:
+def solve(
+    program: BoxProgram, u: torch.Tensor, forbidden: torch.Tensor | None, nu: torch.Tensor | None = None
+) -> BoxSolution:
     """z for each column of u ``(n, B)``; ``residual`` is |A z - b|.
 
-    ``nu``: where to start ``(m, B)``; by default at what would make an interior point optimal, as nearly as possible.
+    Args:
+        forbidden: ``(n, B)``, bool: entries held at 0; None for none.
+        nu: where to start ``(m, B)``; by default at what would make an interior point optimal, as nearly as possible.
     """
     A, b = program.A, program.b[:, None]
     B = u.shape[1]
     scale = 1 + program.b.abs().amax() if len(program.b) else 1.0
+    box, steps = Box(program.low[:, None], program.high[:, None]), STEPS
+    if forbidden is not None:
+        box, steps = Box(*(bound.masked_fill(forbidden, 0.0) for bound in box)), STEPS_ON_FACES
     if nu is None:
         nu = torch.cholesky_solve(A @ (u - program.center[:, None]), program.gram)
-    z = program.primal(u - A.T @ nu)
+    z = program.f.primal(u - A.T @ nu).clamp(*box)
     miss = A @ z - b
     found = BoxSolution(
         z=z.clone(),
-        inside=program.inside(z),
+        inside=box.inside(z),
         converged=torch.zeros(B, dtype=torch.bool, device=u.device),
         residual=u.new_full((B,), torch.inf),
         iterations=torch.zeros(B, dtype=torch.long, device=u.device),
     )
     live, spread = torch.arange(B, device=u.device), 1 + u.amax(dim=0) - u.amin(dim=0)
-    for step in range(STEPS + 1):
+    for step in range(steps + 1):
         residual = miss.abs().amax(dim=0) / scale if len(b) else u.new_zeros(len(live))
-        inside = program.inside(z)
+        inside = box.inside(z)
         keep = ~(residual <= TOLERANCE + 4 * EPS * spread)  # NaN stays
-        left = int(keep.sum()) if step < STEPS else 0
+        left = int(keep.sum()) if step < steps else 0
         if left < len(live):
-            done = slice(None) if step == STEPS else ~keep
+            done = slice(None) if step == steps else ~keep
             rows = live[done]
             found.z[:, rows], found.inside[:, rows] = z[:, done], inside[:, done]
             found.converged[rows] = ~keep[done]
             found.residual[rows], found.iterations[rows] = residual[done], step
-            live, spread = live[keep], spread[keep]
+            live, spread, box = live[keep], spread[keep], box.of(keep)
             u, nu, z, miss, inside = (t[:, keep] for t in (u, nu, z, miss, inside))
         if left == 0:
             break
-        direction = _direction(program, program.entries.slope(z) * inside, miss, spread)
-        nu, z, miss = _search(program, u, nu, direction, miss)
+        direction = _direction(program, program.f.slope(z) * inside, miss, spread)
+        nu, z, miss = _search(program, box, u, nu, direction, miss)
     return found
 
 
@@ -123,14 +141,21 @@ def _direction(program: BoxProgram, H: torch.Tensor, miss: torch.Tensor, spread:
     return torch.cholesky_solve(miss.T[..., None], L)[..., 0].T
 
 
-def _search(program: BoxProgram, u, nu, direction, miss):
+def _search(
+    program: BoxProgram,
+    box: Box,
+    u: torch.Tensor,
+    nu: torch.Tensor,
+    direction: torch.Tensor,
+    miss: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The step along ``direction``: shortened until the dual objective, convex, is not far past its least value."""
     b = program.b[:, None]
     slope = (miss * direction).sum(dim=0)  # -dD/dt at t = 0
     t = torch.ones_like(slope)
     for _ in range(HALVINGS):
         new_nu = nu + t * direction
-        z = program.primal(u - program.A.T @ new_nu)
+        z = program.f.primal(u - program.A.T @ new_nu).clamp(*box)
         new_miss = program.A @ z - b
         past = -(new_miss * direction).sum(dim=0)  # dD/dt at t
         too_far = past > 0.5 * slope
