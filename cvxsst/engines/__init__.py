@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from cvxsst.arguments import checked_polytope
 from cvxsst.engines.base import Engine, Info, Solution
-# from cvxsst.engines.cvxpylayer import CvxpyLayerEngine
+from cvxsst.engines.cvxpylayer import CvxpyLayerEngine
 from cvxsst.engines.enumeration import Enumeration
 from cvxsst.engines.fast import Fast
 from cvxsst.engines.kkt import KKT
@@ -35,7 +35,7 @@ def register(engine: E) -> E:
     return engine
 
 
-for _engine in (Fast(), KKT(), Enumeration()):
+for _engine in (Fast(), KKT(), CvxpyLayerEngine(), Enumeration()):
     register(_engine)
 
 

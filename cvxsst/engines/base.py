@@ -72,6 +72,7 @@ class Engine(ABC, Generic[State]):
 
     name: ClassVar[str]
     twice: ClassVar[bool] = True  # whether times_jacobian may be differentiated again
+    batched: ClassVar[bool] = True  # False for one instance at a time: a validator then asks about a few only
 
     def __init__(self) -> None:
         self._map = SymmetricMap(self._solve, self._times_jacobian, self.twice)

@@ -116,14 +116,14 @@ class Face:
             step[columns[:rank]] = scipy.linalg.solve_triangular(R, half)
         return step
 
-    def derivative(self, phi: Entrywise, z: np.ndarray, direction: np.ndarray) -> np.ndarray:
-        """(dz/du) direction, at the solution z on this face."""
+    def jacobian(self, phi: Entrywise, z: np.ndarray) -> np.ndarray:
+        """dz/du at the solution z on this face."""
         root = _root_slope(phi, z)
-        scaled = root * direction
+        projection = np.eye(len(z))
         if len(self.E):
             Q, _, _ = _graded_qr(root, self.E)
-            scaled = scaled - Q @ (Q.T @ scaled)
-        return root * scaled
+            projection -= Q @ Q.T
+        return root[:, None] * projection * root
 
 
 def said_by_domain(core: Presolved, phi: Entrywise) -> np.ndarray:
@@ -195,6 +195,6 @@ def _differenced_hessian(
     return None
 
 
-def face_derivative(B: np.ndarray, hessian: np.ndarray, direction: np.ndarray) -> np.ndarray:
-    """(dz/du) direction = B (B' f'' B)^-1 B' direction."""
-    return B @ scipy.linalg.solve(hessian, B.T @ direction, assume_a="pos") if B.shape[1] else np.zeros_like(direction)
+def face_jacobian(B: np.ndarray, hessian: np.ndarray) -> np.ndarray:
+    """dz/du = B (B' f'' B)^-1 B'."""
+    return B @ scipy.linalg.solve(hessian, B.T, assume_a="pos") if B.shape[1] else np.zeros((len(B), len(B)))

@@ -81,7 +81,7 @@ class Presolved:
                 return violation
         outwards = np.append(np.zeros(form.columns), -1.0)
         solution = self.nearest.maximize(outwards, zeros, last_rows=np.concatenate([z, -z]))
-        return np.nan if solution.x is None else max(-solution.value, 0.0)
+        return np.nan if solution.x is None else max(-solution.value, 0.0) + 0.0
 
     @cached_property
     def interior(self) -> np.ndarray:
@@ -142,6 +142,10 @@ class Presolved:
     def free(self) -> np.ndarray:
         """Indices of the entries of z that are not fixed."""
         return np.setdiff1d(np.arange(self.form.n), self.fixed)
+
+    def where_zero(self, entries: np.ndarray) -> Presolved:
+        """The face on which these entries of z are 0, in the others; raises EmptyPolytopeError if it is empty."""
+        return presolve_feasible(self.form.without(entries, np.zeros(len(entries))))
 
     @cached_property
     def core(self) -> Presolved:

@@ -40,8 +40,16 @@ class Regularizer(ABC):
     has_formula = True
     is_gibbs = False
 
+    @property
+    def name(self) -> str:
+        """What reports call it: ``CategoricalEntropy``."""
+        return repr(self).removesuffix("()")
+
     def require_domain(self, P: Polytope) -> None:
         """Raise a ValueError where f is not defined on all of P."""
+
+    def require_certificate(self, P: Polytope) -> None:
+        """Raise a ValueError where no bounds can be had, so that no answer could be judged."""
 
     @abstractmethod
     def bounds(self, P: Polytope, u: torch.Tensor, z: torch.Tensor, forbidden: torch.Tensor) -> Iterator[Bound]:
@@ -51,6 +59,37 @@ class Regularizer(ABC):
             u, z: ``(B, n)``, z in the domain.
             forbidden: ``(B, n)``, bool: entries that -inf holds at 0; there g is 0.
         """
+
+    def bound_on_face(
+        self, P: Polytope, u: torch.Tensor, z: torch.Tensor, forbidden: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """One more pair (g, D) for (1), of a single instance that ``bounds`` left loose, g normal to the face on which
+        z lies; u, z, forbidden and g are ``(n,)``, D is ``()``. None where there is no such pair."""
+        return None
+
+    def convexity(self, P: Polytope) -> float:
+        """m > 0 with f(x) >= f(y) + <f'(y), x - y> + m |x - y|^2 / 2 over P; 1 where no such m is known."""
+        return 1.0
+
+    def value_of(self, P: Polytope, z: torch.Tensor) -> torch.Tensor:
+        """f(z) of the rows of z ``(B, n)``, ``(B,)``: here by CVXPY, one after another."""
+        variable = cp.Variable(P.shape)
+        f = self.expression(variable)
+        found = []
+        for row in z.detach().cpu().numpy():
+            variable.value = row.reshape(P.shape)
+            found.append(float(np.asarray(f.value).item()))
+        return z.new_tensor(found)
+
+    def rise(self, P: Polytope, z: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """f(v) - f(z), or a bound on it from above, for vertices v and z in P, both ``(B, n)``; ``(B,)``."""
+        low, high = self.domain
+        return self.value_of(P, v.clamp(low, high)) - self.value_of(P, z.clamp(low, high))
+
+    def may_kink(self, P: Polytope, z: torch.Tensor, forbidden: torch.Tensor) -> torch.Tensor:
+        """Whether u -> z may have no derivative at the solutions z ``(B, n)``, ``(B,)`` bool: here always, since
+        nothing is known."""
+        return torch.ones(len(z), dtype=torch.bool)
 
     def expression(self, z: cp.Expression) -> cp.Expression:
         """f(z) for CVXPY, scalar and convex."""
@@ -62,13 +101,13 @@ class Regularizer(ABC):
 
 
 class Maximum(NamedTuple):
-    """The maximizer of <u, z> - f(z) on a face: z, the normal vector u - f'(z), Newton's steps, and g -> (dz/du) g,
+    """The maximizer of <u, z> - f(z) on a face: z, the normal vector u - f'(z), Newton's steps, and how to get dz/du,
     None where f has no second derivative."""
 
     z: np.ndarray
     normal: np.ndarray
     steps: int
-    derivative: Callable[[np.ndarray], np.ndarray] | None
+    jacobian: Callable[[], np.ndarray] | None
 
 
 class Slice(ABC):
@@ -77,10 +116,12 @@ class Slice(ABC):
     Attributes:
         tolerance: on ``error``: below it a solution is accepted.
         refined: on ``error``: below it no further face is tried.
+        may_be_rough: whether f may lack a second derivative, so that a cone solver's own z and derivative must do.
     """
 
     tolerance: float
     refined: float
+    may_be_rough = False
 
     @abstractmethod
     def expression(self, z: cp.Expression) -> cp.Expression:
@@ -95,8 +136,8 @@ class Slice(ABC):
         """(g, D) for (1); ``normal``: what is believed to be u - f'(z)."""
 
     @abstractmethod
-    def error(self, gap: float, u: np.ndarray) -> float:
-        """What a certified gap says of z: a distance, or a relative gap."""
+    def error(self, gap: float, distance: float, u: np.ndarray) -> float:
+        """What a certified gap, and the distance to P, say of z: how far it is from the solution, or a relative gap."""
 
 
 def checked_regularizer(regularizer: Regularizer) -> Regularizer:

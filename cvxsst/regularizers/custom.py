@@ -12,7 +12,7 @@ import scipy.sparse as sp
 import torch
 
 from cvxsst.errors import ArgumentTypeError
-from cvxsst.geometry.faces import Face, face_derivative, newton_on_face
+from cvxsst.geometry.faces import Face, face_jacobian, newton_on_face
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers.base import Bound, Maximum, Regularizer, Slice
 
@@ -36,6 +36,10 @@ class Custom(Regularizer):
     """
 
     function: Callable[[cp.Expression], cp.Expression]
+
+    @property
+    def name(self) -> str:
+        return "Custom"  # a function's repr is an address
 
     def expression(self, z: cp.Expression) -> cp.Expression:
         """f(z), checked.
@@ -92,7 +96,7 @@ class _CustomSlice(Slice):
     Where f has no second derivative at the solution (a kink) the refinement does not improve on the cone solver's z.
     """
 
-    tolerance, refined = TOLERANCE, REFINED
+    tolerance, refined, may_be_rough = TOLERANCE, REFINED, True
 
     def __init__(self, f: Custom, P: Polytope, places: np.ndarray, constant: np.ndarray):
         self.f, self.shape, self.places, self.constant = f, P.shape, places, constant
@@ -117,10 +121,10 @@ class _CustomSlice(Slice):
         z, hessian, steps = newton_on_face(self._gradient, B, u, z)
         if hessian is None:
             return Maximum(z, normal, steps, None)
-        return Maximum(z, u - self._gradient(z), steps, lambda g: face_derivative(B, hessian, g))
+        return Maximum(z, u - self._gradient(z), steps, lambda: face_jacobian(B, hessian))
 
     def bound(self, u: np.ndarray, z: np.ndarray, normal: np.ndarray) -> tuple[np.ndarray, float]:
         return u - self._gradient(z), 0.0
 
-    def error(self, gap: float, u: np.ndarray) -> float:
-        return gap / (1.0 + float(np.abs(u) @ self.width))
+    def error(self, gap: float, distance: float, u: np.ndarray) -> float:
+        return max(distance, gap / (1.0 + float(np.abs(u) @ self.width)))

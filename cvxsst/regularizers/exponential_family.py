@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from scipy.special import rel_entr, softmax
 
+from cvxsst.errors import NoFastPathError
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers.base import Bound, Regularizer
 
@@ -34,6 +35,25 @@ class ExponentialFamily(Regularizer):
         allowed = [V[~np.any(V[:, at] != 0, axis=1)] for at in forbidden.numpy()]
         found = [_divergence(*instance) for instance in zip(allowed, u.numpy(), z.numpy(), strict=True)]
         yield torch.zeros_like(u), torch.tensor(found, dtype=u.dtype)
+
+    def require_certificate(self, P: Polytope) -> None:
+        try:
+            P.vertices()
+        except NoFastPathError as error:
+            raise NoFastPathError(f"P: the exponential family is judged by enumeration, and {error}") from None
+
+    def convexity(self, P: Polytope) -> float:
+        """Cov(z) = (f'')^-1 has no eigenvalue above the squared radius of Z."""
+        V = P.vertices()
+        return 1 / max(float(((V - V.mean(0)) ** 2).sum(1).max()), 1e-12)
+
+    def rise(self, P: Polytope, z: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """A* is 0 at vertices and nowhere below -log |Z|."""
+        return z.new_full((len(z),), float(np.log(len(P.vertices()))))
+
+    def may_kink(self, P: Polytope, z: torch.Tensor, forbidden: torch.Tensor) -> torch.Tensor:
+        """Nowhere: grad A is smooth."""
+        return torch.zeros(len(z), dtype=torch.bool)
 
 
 def _divergence(V: np.ndarray, u: np.ndarray, z: np.ndarray) -> float:

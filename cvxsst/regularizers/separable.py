@@ -15,12 +15,14 @@ import numpy as np
 import torch
 
 from cvxsst.errors import some
-from cvxsst.geometry.faces import Face
+from cvxsst.geometry.faces import Face, said_by_domain
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers.base import Bound, Maximum, Regularizer, Slice
 
 # How far z' is moved inwards where the gradient at z is infinite.
 INWARD = (1e-300, 1e-100, 1e-30, 1e-16, 1e-12, 1e-9, 1e-6)
+TIGHT = 1e-7  # slack below which z is taken to lie on a face
+NEARLY_TIGHT = 1e-6  # and below which a constraint may be about to leave, or to enter, the active ones
 EPS = torch.finfo(torch.float64).eps
 TOLERANCE = 1e-6  # of the reference engine: distance from z to the solution, relative to the largest entry over P if > 1
 
@@ -56,6 +58,15 @@ class Separable(Regularizer):
     def divergence(self, z: torch.Tensor, z0: torch.Tensor) -> torch.Tensor:
         """The Bregman divergence phi(z) - phi(z0) - phi'(z0) (z - z0) >= 0, without cancellation."""
 
+    def excess(self, z: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+        """phi(z) + phi*(p) - p z >= 0: the divergence from z0 = phi*'(p), and where the end of the domain stops z0 before
+        phi'(z0) = p what that adds."""
+        z0 = self.primal(p)
+        stopped = (z0 <= self.domain[0]) | (z0 >= self.domain[1])
+        beyond = self.gradient(z0) - p
+        rest = torch.where(stopped & torch.isfinite(beyond), beyond * (z - z0), 0.0)
+        return self.divergence(z, z0) + rest
+
     @abstractmethod
     def curvature_up_to(self, bound: float) -> float:
         """A lower bound on phi''(z) for z in the domain and |z| <= bound."""
@@ -90,8 +101,47 @@ class Separable(Regularizer):
             g = torch.where(moving, u - self.gradient(inside), 0.0)
             yield g, torch.where(moving, self.divergence(z, inside), 0.0).sum(1)
 
+    def bound_on_face(
+        self, P: Polytope, u: torch.Tensor, z: torch.Tensor, forbidden: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Close to an end of the domain phi' amplifies the rounding of z; its projection onto the normal space of the
+        face does not. None where P is a projection, whose faces in the space of z are not known."""
+        if P.presolved.form.lifted:
+            return None
+        form, at = P.presolved.form, z.numpy()
+        tight = np.flatnonzero(form.h - form.G @ at < TIGHT)
+        fixed = np.union1d(np.flatnonzero(forbidden.numpy()), P.presolved.fixed)
+        rest = np.setdiff1d(np.arange(P.size), fixed)
+        face = Face.of(P.presolved, tight).without(fixed, at)
+        g = torch.zeros_like(u)
+        g[rest] = torch.from_numpy(face.normal_at(self, u[rest].numpy(), at[rest]))
+        return g, self.excess(z[rest], u[rest] - g[rest]).sum()
+
+    def convexity(self, P: Polytope) -> float:
+        return self.curvature_up_to(max(1.0, float(np.abs(P.bounds).max(initial=0.0))))
+
+    def value_of(self, P: Polytope, z: torch.Tensor) -> torch.Tensor:
+        return self.value(z).sum(dim=1)
+
+    def may_kink(self, P: Polytope, z: torch.Tensor, forbidden: torch.Tensor) -> torch.Tensor:
+        """Where an inequality is tight that is not tight all over the face that ``forbidden`` leaves, except those that
+        a steep phi never lets z reach. Of a projection the inequalities on z alone are not known: there it may."""
+        form, program = P.presolved.form, P.presolved.linear_program
+        if form.lifted:
+            return torch.ones(len(z), dtype=torch.bool)
+        slack = form.h[:, None] - form.G @ z.numpy().T
+        if self.steep:
+            slack[said_by_domain(P.presolved, self)] = np.inf
+        kinks = (slack < NEARLY_TIGHT).any(axis=0)
+        for i in np.flatnonzero(kinks & forbidden.numpy().any(axis=1)):
+            zeros = tuple(np.flatnonzero(forbidden[i].numpy()).tolist())
+            tight = np.flatnonzero(slack[:, i] < NEARLY_TIGHT)
+            most = (form.h[k] + program.maximize(-form.G[[k]].toarray()[0], zeros).value for k in tight)
+            kinks[i] = any(slack > NEARLY_TIGHT for slack in most)
+        return torch.from_numpy(kinks)
+
     def slice(self, P: Polytope, places: np.ndarray, constant: np.ndarray) -> Slice:
-        return SeparableSlice(self, float(np.abs(P.bounds).max(initial=0.0)))
+        return SeparableSlice(self, P, places)
 
     def maximize_on(self, face: Face, u: np.ndarray, normal: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
         """z, normal and steps of the maximum of <u, z> - f(z) on a face, from an estimate of the normal."""
@@ -101,22 +151,35 @@ class Separable(Regularizer):
 class SeparableSlice(Slice):
     """The other entries add a constant: f is what it was."""
 
-    def __init__(self, f: Separable, size: float):
+    def __init__(self, f: Separable, P: Polytope, places: np.ndarray):
+        size = float(np.abs(P.bounds).max(initial=0.0))
         self.f, self.curvature = f, f.curvature_up_to(size)
         self.tolerance = self.refined = TOLERANCE * max(1.0, size)
+        program = P.presolved.linear_program
+        self.lower, self.upper = program.lower[places], program.upper[places]
 
     def expression(self, z: cp.Expression) -> cp.Expression:
         return self.f.expression(z)
 
     def maximize(self, face: Face, u: np.ndarray, z: np.ndarray, normal: np.ndarray) -> Maximum:
         z, normal, steps = self.f.maximize_on(face, u, normal)
-        return Maximum(z, normal, steps, lambda g: face.derivative(self.f, z, g))
+        z = self._snapped(z, u)
+        return Maximum(z, normal, steps, lambda: face.jacobian(self.f, z))
+
+    def _snapped(self, z: np.ndarray, u: np.ndarray) -> np.ndarray:
+        """Entries at a bound up to rounding are put there exactly: a zero is 0, not -1e-16."""
+        z = np.clip(z, self.lower, self.upper)
+        if not self.f.steep:  # else how small an entry is says how much it moves
+            rounding = 8 * EPS * (1 + np.abs(u).max())
+            for bound in (self.lower, self.upper):
+                z = np.where(np.abs(z - bound) <= rounding, bound, z)
+        return z + 0.0
 
     def bound(self, u: np.ndarray, z: np.ndarray, normal: np.ndarray) -> tuple[np.ndarray, float]:
-        at, inside = torch.from_numpy(z), self.f.primal(torch.from_numpy(u - normal))
+        at = self.f.inside(torch.from_numpy(z), 0.0)
         rounding = 4 * EPS * float(np.abs(normal) @ (1 + np.abs(z)))
-        return normal, self.f.divergence(self.f.inside(at, 0.0), inside).sum().item() - rounding
+        return normal, self.f.excess(at, torch.from_numpy(u - normal)).sum().item() - rounding
 
-    def error(self, gap: float, u: np.ndarray) -> float:
+    def error(self, gap: float, distance: float, u: np.ndarray) -> float:
         """|z - z*|^2 <= 2 gap / curvature."""
-        return float(np.sqrt(2 * max(gap, 0.0) / self.curvature))
+        return distance + float(np.sqrt(2 * max(gap, 0.0) / self.curvature))
