@@ -46,6 +46,8 @@ CLARABEL: dict[str, Any] = {
     "tol_infeas_abs": 1e-13,
     "tol_infeas_rel": 1e-13,
     "max_iter": 200,
+    # In diffcp's pool of threads Ctrl-C leaves workers behind inside of Clarabel, which abort the interpreter's exit.
+    "n_jobs_forward": 1,
 }
 SOLVER_FAILURES = (diffcp.SolverError, RuntimeError, ValueError)
 FACES_KEPT = 512
@@ -77,6 +79,7 @@ class CvxpyLayerEngine(Engine["ConeProgram"]):
 
     name = "cvxpylayer"
     twice = False
+    batched = False
 
     def refusal(self, P: Polytope, f: Regularizer) -> str | None:
         return None if f.has_formula else f"cvxpylayer needs f as a formula, and {f!r} has none"
@@ -214,7 +217,7 @@ class ConeProgram:
         copies = torch.from_numpy(np.tile(u, (len(u), 1))).requires_grad_()
         with torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            x = self.layer(copies, solver_args=CLARABEL | {"mode": "lsmr"})[0]
+            x = self.layer(copies, solver_args=CLARABEL | {"mode": "lsmr", "n_jobs_backward": 1})[0]
         (rows,) = torch.autograd.grad(x, copies, torch.eye(len(u), x.shape[1], dtype=x.dtype))
         return rows.numpy()
 
