@@ -17,20 +17,24 @@ The derivative R = dA / dw, by which z = w R, is found on the way back:
     R_kj = sum_i p_i R_ij,      R_ik = (1 + sum_j (R_ij - R_kj) w_kj) / s_k                                      (2)
 
 in which errors stay in proportion to 1 / w, hence small in z. Each is n steps of O(n^2) for all instances at once.
-Weights that underflow are done once more with logarithms in place of weights; weights of much the same size need none
-of this and go by the inverse of L.
+
+Instances of which the inverse M of L has no large entries lose few digits, and need none of this:
+
+    R_ij = M_jj - M_ji,     dM = -M dL M        (M = 0 for the root)                                             (3)
+
+Weights that underflow are done once more with logarithms in place of weights.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-from cvxsst.values import holds
+from cvxsst.autograd import SymmetricMap
 from polytopes._programs import IMPOSSIBLE, gradient, times_hessian
 
-TAME = 8.0  # weights within e^8 of the largest into each node: the Laplacian may be inverted as it is
+TAME = 100.0  # entries of M up to which (3) loses no more than four digits
 LEAST = 1e-280  # a smaller sum of weights may have lost a part by underflow
 
 
@@ -60,65 +64,71 @@ def softmax(u: torch.Tensor) -> torch.Tensor:
     flat = u.reshape(-1, n, n).masked_fill(outside, IMPOSSIBLE)
     # z does not change when all arcs into a node get the same bonus
     flat = flat - flat.amax(-2, keepdim=True).detach().clamp_min(IMPOSSIBLE / 2)
-    tame = holds(flat.masked_fill(outside, 0.0).amin() >= -TAME) if flat.numel() else False
-    return (_by_inverse(flat) if tame else _Marginals.apply(flat)[0]).reshape(u.shape)
+    return _MARGINALS(flat).reshape(u.shape)
 
 
-def _by_inverse(u: torch.Tensor) -> torch.Tensor:
-    """R_ij = M_jj - M_ji, M the inverse of L (and 0 for the root): for weights that do not differ much."""
+def marginals(u: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """z for u ``(B, n, n)`` with a largest weight of 1 into each node; M; the elimination, if an instance needs it."""
     w = u.exp()
-    M = torch.linalg.inv(torch.diag_embed(w[:, :, 1:].sum(1)) - w[:, 1:, 1:])
-    R = M.diagonal(dim1=1, dim2=2)[:, None, :] - torch.nn.functional.pad(M.mT, (0, 0, 1, 0))
-    return w * torch.nn.functional.pad(R, (1, 0))
+    M = inverse(w)
+    z = w * _from_inverse(M)
+    wild = _is_wild(M)
+    if not bool(wild.any()):
+        return z, M, *Elimination.none(w)
+    e = Elimination.of(torch.where(wild[:, None, None], w, 1.0))
+    z = torch.where(wild[:, None, None], w * e.R, z)
+    lost = ~torch.isfinite(z).flatten(1).all(1)
+    if bool(lost.any()):
+        z[lost] = in_logs(u[lost])
+    return z, M, *e
 
 
-class _Marginals(torch.autograd.Function):
-    """u ``(B, n, n)`` to z."""
-
-    @staticmethod
-    def forward(u: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        w = u.exp()
-        e = Elimination.of(w)
-        z = w * e.R
-        bad = ~torch.isfinite(z).flatten(1).all(1)
-        if bool(bad.any()):
-            z[bad] = _in_logs(u[bad])
-        return z, *e
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*inputs, *output[1:])
-        ctx.save_for_forward(*inputs, *output[1:])
-
-    @staticmethod
-    def backward(ctx: Any, g: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
-        u, *e = ctx.saved_tensors
-        return _times_covariance(u, Elimination(*e), g)
-
-    @staticmethod
-    def jvp(ctx: Any, du: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        u, *e = ctx.saved_tensors
-        return _times_covariance(u, Elimination(*e), du), *[None] * len(e)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple, u: torch.Tensor) -> tuple[tuple, tuple]:
-        parts = _Marginals.apply(u.movedim(in_dims[0], 0).flatten(0, 1))
-        return tuple(part.unflatten(0, (info.batch_size, -1)) for part in parts), (0,) * len(parts)
-
-
-def _times_covariance(u: torch.Tensor, e: Elimination, g: torch.Tensor) -> torch.Tensor:
-    """J g, J the derivative of z; itself differentiable, by way of the logarithms, where autograd asks for it."""
+def times_covariance(
+    g: torch.Tensor, u: torch.Tensor, z: torch.Tensor, M: torch.Tensor, *elimination: torch.Tensor
+) -> torch.Tensor:
+    """J g for g, u and z ``(B, n, n)``; itself differentiable, by way of logarithms, where autograd asks for it."""
     if torch.is_grad_enabled():
         return times_hessian(log_partition, u, g)
-    Jg = e.derivative(u.exp(), g)
-    bad = ~torch.isfinite(Jg).flatten(1).all(1)
-    if bool(bad.any()):
-        Jg[bad] = times_hessian(log_partition, u[bad], g[bad])
+    e, w = Elimination(*elimination), u.exp()
+    dw = w * g
+    Jg = z * g + w * _from_inverse(-M @ _laplacian(dw) @ M)
+    if not e.R.numel():
+        return Jg
+    wild = _is_wild(M)
+    Jg = torch.where(wild[:, None, None], e.derivative(w, g), Jg)
+    lost = ~torch.isfinite(Jg).flatten(1).all(1)
+    if bool(lost.any()):
+        Jg[lost] = times_hessian(log_partition, u[lost], g[lost])
     return Jg
 
 
-def _in_logs(u: torch.Tensor) -> torch.Tensor:
+_MARGINALS = SymmetricMap(marginals, times_covariance)
+
+
+def _laplacian(w: torch.Tensor) -> torch.Tensor:
+    """L without the root, ``(B, n - 1, n - 1)``, for w ``(B, n, n)``."""
+    return torch.diag_embed(w[:, :, 1:].sum(1)) - w[:, 1:, 1:]
+
+
+def inverse(w: torch.Tensor) -> torch.Tensor:
+    """M ``(B, n - 1, n - 1)`` for w ``(B, n, n)``; NaN where L is singular."""
+    found = torch.linalg.inv_ex(_laplacian(w))
+    return torch.where((found.info == 0)[:, None, None], found.inverse, torch.nan)
+
+
+def _is_wild(M: torch.Tensor) -> torch.Tensor:
+    """Whether (3) may be wrong, ``(B,)``, for M ``(B, n - 1, n - 1)``."""
+    return ~(M.abs().flatten(1).amax(1) <= TAME)
+
+
+def _from_inverse(M: torch.Tensor) -> torch.Tensor:
+    """R ``(B, n, n)``, R_ij = M_jj - M_ji, for M ``(B, n - 1, n - 1)``."""
+    R = M.diagonal(dim1=1, dim2=2)[:, None, :] - torch.nn.functional.pad(M.mT, (0, 0, 1, 0))
+    return torch.nn.functional.pad(R, (1, 0))
+
+
+def in_logs(u: torch.Tensor) -> torch.Tensor:
+    """z for u ``(B, n, n)``, NaN where no arborescence is possible."""
     possible = log_partition(u) > IMPOSSIBLE / 2
     return gradient(log_partition, u).where(possible[:, None, None], torch.nan)
 
@@ -132,7 +142,13 @@ class Elimination(NamedTuple):
     R: torch.Tensor
 
     @staticmethod
+    def none(w: torch.Tensor) -> Elimination:
+        """Of no use to any instance of w ``(B, n, n)``."""
+        return Elimination(w[:, 0, :0], w[:, :0], w[:, :0])
+
+    @staticmethod
     def of(w: torch.Tensor) -> Elimination:
+        """For w ``(B, n, n)``; NaN where no arborescence is left, or a sum is too small to be trusted."""
         w, n = w.clone(), w.shape[-1]
         sums = w.new_zeros(w.shape[:2])
         for k in range(n - 1, 0, -1):
@@ -149,7 +165,7 @@ class Elimination(NamedTuple):
         return Elimination(sums, w, R)
 
     def derivative(self, w: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
-        """J g: the tangents of (1) and (2) along dw = w g, in the same places."""
+        """J g for w and g ``(B, n, n)``: the tangents of (1) and (2) along dw = w g, in the same places."""
         n = w.shape[-1]
         dw, ds = w * g, torch.zeros_like(self.s)
         for k in range(n - 1, 0, -1):
@@ -172,8 +188,10 @@ class Elimination(NamedTuple):
 
 
 def _times(M: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """M v ``(B, k)`` for M ``(B, k, k)``, v ``(B, k)``."""
     return (M @ v[:, :, None])[:, :, 0]
 
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """``(B, 1)`` for a, b ``(B, k)``."""
     return (a * b).sum(1, keepdim=True)

@@ -11,9 +11,9 @@ Cost O(n^3).
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
+
+from cvxsst.autograd import SymmetricSystem
 
 SEPARATE = 1e-200  # weights below join nothing
 # Share of a node's weights by which it is tied to 0 as well. A component's f sums to 0 up to rounding only: without
@@ -22,65 +22,39 @@ TIE = 1e-13
 TRUSTED = 1e-6  # least pivot of a factorization without ties: no component is all but separate
 
 
-def grounded(diagonal: torch.Tensor) -> torch.Tensor:
-    """The diagonal of L ``(B, n)`` with the last node tied to 0: that fixes the constant and changes no difference."""
+def grounded(diagonal: torch.Tensor, ground: torch.Tensor | None = None) -> torch.Tensor:
+    """The diagonal of L ``(B, n)`` with one node of each component tied to 0: that fixes the constants and changes no
+    difference. ``ground``: which nodes, ``(B, n)``, bool; by default the last, of a single component."""
     diagonal = diagonal.clone()
-    diagonal[:, -1] *= 2
-    return diagonal
+    if ground is None:
+        diagonal[:, -1] *= 2
+        return diagonal
+    return torch.where(ground, 2 * diagonal.clamp_min(SEPARATE), diagonal)
 
 
 def by_cholesky(L: torch.Tensor, f: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """x ``(B, n)`` for a grounded L, and whether it can be trusted ``(B,)``."""
+    """x ``(B, n)`` for a grounded L ``(B, n, n)`` and f ``(B, n)``, and whether it can be trusted ``(B,)``."""
     R, _ = torch.linalg.cholesky_ex(L)
     least = R.diagonal(dim1=-2, dim2=-1).amin(-1)
     return torch.cholesky_solve(f[..., None], R)[..., 0], least.square() >= TRUSTED
 
 
-def solve(W: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
-    """x ``(B, n)``, however weakly the components hang together."""
+def solve(f: torch.Tensor, W: torch.Tensor) -> torch.Tensor:
+    """x ``(B, n)`` for f ``(B, n)`` and W ``(B, n, n)``, however weakly the components hang together."""
     weights = W.sum(-1)
     diagonal = torch.where(weights > SEPARATE, (1 + TIE) * weights, 1.0)
     return by_cholesky(torch.diag_embed(grounded(diagonal)) - W, f)[0]
 
 
-def potentials(W: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
-    """x with L x = f, differentiable any number of times in W (symmetric) and f."""
-    return _Potentials.apply(W, f)
-
-
-class _Potentials(torch.autograd.Function):
-    """x = L^+ f:   dx = L^+ (df - dL x),   (dL x)_j = sum_k dW_jk (x_j - x_k)."""
-
-    @staticmethod
-    def forward(W: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
-        return solve(W, f)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:
-        ctx.save_for_backward(inputs[0], output)
-        ctx.save_for_forward(inputs[0], output)
-
-    @staticmethod
-    def backward(ctx: Any, e: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        W, x = ctx.saved_tensors
-        y = potentials(W, e)
-        return -0.5 * _differences(y) * _differences(x), y
-
-    @staticmethod
-    def jvp(ctx: Any, dW: torch.Tensor | None, df: torch.Tensor | None) -> torch.Tensor:
-        W, x = ctx.saved_tensors
-        right = torch.zeros_like(x) if df is None else df
-        return potentials(W, right if dW is None else right - (dW * _differences(x)).sum(-1))
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple, W: torch.Tensor, f: torch.Tensor) -> tuple[torch.Tensor, int]:
-        size = info.batch_size
-        W, f = (
-            (t.movedim(dim, 0) if dim is not None else t.expand(size, *t.shape)).flatten(0, 1)
-            for t, dim in zip((W, f), in_dims, strict=True)
-        )
-        return _Potentials.apply(W, f).unflatten(0, (size, -1)), 0
-
-
 def _differences(x: torch.Tensor) -> torch.Tensor:
+    """x_j - x_k, ``(B, n, n)`` for x ``(B, n)``."""
     return x[..., :, None] - x[..., None, :]
+
+
+# x with L x = f, called with f and W (symmetric) and differentiable any number of times in both:
+# (L x)_j = sum_k W_jk (x_j - x_k),   <y, L x> = sum_jk W_jk (y_j - y_k) (x_j - x_k) / 2
+potentials = SymmetricSystem(
+    solve,
+    times=lambda dW, x: (dW * _differences(x)).sum(-1),
+    pairing=lambda y, x: 0.5 * _differences(y) * _differences(x),
+)

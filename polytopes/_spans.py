@@ -21,12 +21,14 @@ from typing import Any, NamedTuple
 
 import torch
 
+from cvxsst.autograd import SymmetricMap
 from polytopes._programs import times_hessian
 
 Rule = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]  # candidates (splits, ...) -> value, W
 
 
 def log_sum_exp(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """``(positions, B)`` and W ``(splits, positions, B)`` for x ``(splits, positions, B)``."""
     largest = x.amax(0)
     W = (x - largest).exp_()
     total = W.sum(0)
@@ -35,7 +37,7 @@ def log_sum_exp(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def maximum(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """W as the position of its 1."""
+    """``(positions, B)`` and W ``(1, positions, B)``, the position of its 1, for x ``(splits, positions, B)``."""
     value, split = x.max(0, keepdim=True)
     return value[0], split
 
@@ -117,7 +119,7 @@ def outside(weights: list[Weights], like: torch.Tensor) -> tuple[torch.Tensor, l
 
 
 def times_covariance(weights: list[Weights], shares: list[Weights], g: torch.Tensor) -> torch.Tensor:
-    """J g ``(n, n, B)``: the tangent of ``outside`` along the tangent of ``inside``."""
+    """J g ``(n, n, B)`` for g ``(n, n, B)``: the tangent of ``outside`` along the tangent of ``inside``."""
     n = len(g)
     inner, outer = Chart(n, g), Chart(n, g)
     excess = []  # dx - <W, dx> of the three rules
@@ -142,12 +144,14 @@ def times_covariance(weights: list[Weights], shares: list[Weights], g: torch.Ten
 
 
 def _centred(W: torch.Tensor, dx: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """<W, dx> ``(positions, B)`` and dx less it, for W and dx ``(splits, positions, B)``."""
     mean = (W * dx).sum(0)
     return mean, dx.sub_(mean)
 
 
 def _divide(parts: tuple[torch.Tensor, torch.Tensor], W: torch.Tensor, amount: torch.Tensor) -> None:
-    """Add W * amount to both parts; W may be the position of its 1."""
+    """Add W * amount to both parts ``(splits, positions, B)``, amount ``(positions, B)``; W may be the position of
+    its 1."""
     if W.is_floating_point():
         _spread(parts, W * amount)
         return
@@ -156,11 +160,13 @@ def _divide(parts: tuple[torch.Tensor, torch.Tensor], W: torch.Tensor, amount: t
 
 
 def _spread(parts: tuple[torch.Tensor, torch.Tensor], amount: torch.Tensor) -> None:
+    """Add the amount to both parts, all ``(splits, positions, B)``."""
     for part in parts:
         part += amount
 
 
 def _arcs(chart: Chart) -> torch.Tensor:
+    """What the incomplete items hold, ``(n, n, B)``."""
     z = torch.zeros_like(chart.right_start)
     for k in range(1, chart.n):
         right, left = chart.arcs(k)
@@ -169,40 +175,24 @@ def _arcs(chart: Chart) -> torch.Tensor:
     return z
 
 
-class Marginals(torch.autograd.Function):
-    """u ``(B, n, n)``, finite, n > 1, to z = grad A; ``value``: A in operations that autograd follows twice."""
+def marginals(u: torch.Tensor, value: Callable[[torch.Tensor], torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """z = grad A for u ``(B, n, n)``, finite, n > 1; then weights and shares, their instances first."""
+    _, weights = inside(u.permute(1, 2, 0).contiguous(), log_sum_exp)
+    z, shares = outside(weights, weights[0].between)
+    kept = (t.movedim(-1, 0) for lists in (weights, shares) for three in lists for t in three)
+    return z.permute(2, 0, 1).contiguous(), *kept
 
-    @staticmethod
-    def forward(u: torch.Tensor, value: Callable[[torch.Tensor], torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        _, weights = inside(u.permute(1, 2, 0).contiguous(), log_sum_exp)
-        z, shares = outside(weights, weights[0].between)
-        return z.permute(2, 0, 1).contiguous(), *(t for kept in (weights, shares) for three in kept for t in three)
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        u, ctx.value = inputs
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(u, *output[1:])
-        ctx.save_for_forward(u, *output[1:])
+def times_jacobian(g: torch.Tensor, u: torch.Tensor, z: torch.Tensor, *kept: Any) -> torch.Tensor:
+    """J g for g, u and z ``(B, n, n)``; by way of the value, twice, where autograd asks for a second derivative."""
+    *kept, value = kept
+    if torch.is_grad_enabled():
+        return times_hessian(value, u, g)
+    parts = [t.movedim(0, -1) for t in kept]
+    threes = [Weights(*parts[i : i + 3]) for i in range(0, len(parts), 3)]
+    weights, shares = threes[: len(threes) // 2], threes[len(threes) // 2 :]
+    return times_covariance(weights, shares, g.permute(1, 2, 0).contiguous()).permute(2, 0, 1).contiguous()
 
-    @staticmethod
-    def backward(ctx: Any, g: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return Marginals.derivative(ctx, g), None
 
-    @staticmethod
-    def jvp(ctx: Any, du: torch.Tensor, _: None) -> tuple[torch.Tensor | None, ...]:
-        return Marginals.derivative(ctx, du), *[None] * (len(ctx.saved_tensors) - 1)
-
-    @staticmethod
-    def derivative(ctx: Any, g: torch.Tensor) -> torch.Tensor:
-        u, *kept = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            return times_hessian(ctx.value, u, g)
-        threes = [Weights(*kept[i : i + 3]) for i in range(0, len(kept), 3)]
-        weights, shares = threes[: len(threes) // 2], threes[len(threes) // 2 :]
-        return times_covariance(weights, shares, g.permute(1, 2, 0).contiguous()).permute(2, 0, 1).contiguous()
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple, u: torch.Tensor, value: Callable) -> tuple[tuple, tuple]:
-        z, *kept = Marginals.apply(u.movedim(in_dims[0], 0).flatten(0, 1), value)
-        return (z.unflatten(0, (info.batch_size, -1)), *kept), (0, *[None] * len(kept))
+# called with u and A in operations that autograd follows twice
+MARGINALS = SymmetricMap(marginals, times_jacobian)

@@ -21,7 +21,9 @@ from __future__ import annotations
 
 import torch
 
+from cvxsst.autograd import SymmetricMap
 from polytopes._potentials import by_cholesky, grounded, potentials, solve
+from polytopes._support import Support
 
 EPS = torch.finfo(torch.float64).eps
 SWEEPS = 8  # of Sinkhorn before Newton
@@ -35,34 +37,45 @@ STAGES = 50
 NOTHING = 1e-100  # weights below are as good as none
 
 
-def derivative(z: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
-    """(dz/du) g for z, g ``(B, n, n)``."""
-    E = _others(z)
-    rest = z @ E
-
-    def covariance(g: torch.Tensor) -> torch.Tensor:  # C(g)
-        return z * (g * rest - (z * g) @ E)
-
-    W = E * (z.mT @ z)
-    return covariance(g - potentials(W, covariance(g).sum(-2))[..., None, :])
-
-
 def _others(z: torch.Tensor) -> torch.Tensor:
-    """E = 1 1' - I: z @ E sums all but the entry itself."""
+    """E = 1 1' - I ``(n, n)`` for z ``(B, n, n)``: z @ E sums all but the entry itself."""
     return 1 - torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
 
 
 def entropic(u: torch.Tensor) -> torch.Tensor:
-    """z = exp(u - a 1' - 1 b') for u ``(B, n, n)``; NaN where no way leads to the tolerance."""
+    """z = exp(u - a 1' - 1 b') for u ``(B, n, n)``, which may hold -inf: NaN where that leaves no permutation.
+
+    Where no multiple of exp(u) is doubly stochastic, as some entries are in no permutation, the solution is that of
+    the other entries, which fall apart into blocks.
+    """
     z, arrived = _by_scaling(u)
     hard = (~arrived).nonzero().flatten()
+    if len(hard):
+        z[hard] = _with_care(u[hard])
+    return z
+
+
+def _with_care(u: torch.Tensor) -> torch.Tensor:
+    """The same ``(B, n, n)``: what is in no permutation apart, by scaling once more, the rest by cooling."""
+    allowed = u > -torch.inf
+    if bool(allowed.all()):
+        return _by_cooling(u)
+    support = Support.of(allowed)
+    u = torch.where(support.edges, u, -torch.inf)
+    z, arrived = _by_scaling(u, support.first)
+    empty = ~support.edges.any(2).all(1)
+    z[empty] = torch.nan
+    hard = (~arrived & ~empty).nonzero().flatten()
     if len(hard):
         z[hard] = _by_cooling(u[hard])
     return z
 
 
-def _by_scaling(u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sinkhorn's sweeps on exp(u), then Newton; z, and whether it is right."""
+def _by_scaling(u: torch.Tensor, ground: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sinkhorn's sweeps on exp(u), then Newton: z ``(B, n, n)``, and whether it is right ``(B,)``.
+
+    ``ground``: a column of each block of u, ``(B, n)``, bool, where there are several.
+    """
     K = torch.exp(u - u.amax(-1, keepdim=True))
     last, b = K.movedim(0, -1).contiguous(), torch.ones_like(K[:, 0]).T  # instances last: quickest for small n
     for _ in range(SWEEPS):
@@ -73,7 +86,7 @@ def _by_scaling(u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     arrived = torch.zeros_like(in_range)
     for step in range(NEWTON_STEPS):
         columns = z.sum(-2)
-        L = torch.baddbmm(torch.diag_embed(grounded(columns)), z.mT, z, alpha=-1)  # cancels, but not by much here
+        L = torch.baddbmm(torch.diag_embed(grounded(columns, ground)), z.mT, z, alpha=-1)  # cancels, not by much here
         db, trusted = by_cholesky(L, columns - 1)
         z = _row_stochastic(z * torch.exp(-db)[..., None, :])
         if step:
@@ -84,11 +97,13 @@ def _by_scaling(u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _row_stochastic(z: torch.Tensor) -> torch.Tensor:
+    """``(B, n, n)`` to the same."""
     return z / z.sum(-1, keepdim=True)
 
 
 def _by_cooling(u: torch.Tensor) -> torch.Tensor:
-    """z by Newton in the log domain, while s u, s from a mild spread up to 1, follows the cooling; NaN if it is lost.
+    """z ``(B, n, n)`` by Newton in the log domain, while s u, s from a mild spread up to 1, follows the cooling; NaN
+    if it is lost.
 
     A step is right when the column sums are, each relative to what its column shares with others (L's diagonal): of
     z within 1e-20 of a permutation even the 1e-20 are. Only where components hang together by less than the rounding
@@ -121,11 +136,12 @@ def _by_cooling(u: torch.Tensor) -> torch.Tensor:
 
 
 def _rows(u: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """z with a eliminated, ``(B, n, n)``, for b ``(B, n)``."""
     return torch.softmax(u - b[..., None, :], -1)
 
 
 def _swept(u: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """One sweep of Sinkhorn: the rows made to sum to 1, then the columns."""
+    """b ``(B, n)`` after one sweep of Sinkhorn on u ``(B, n, n)``: the rows made to sum to 1, then the columns."""
     return b + torch.log_softmax(u - b[..., None, :], -1).logsumexp(-2)
 
 
@@ -137,8 +153,23 @@ def _newton_step(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
     largest = z.argmax(-2, keepdim=True)
     # 1'z - 1: what the others put into the column, less what its largest entry's row puts elsewhere
     miss = z.scatter(-2, largest, 0.0).sum(-2) - (z @ E).gather(-2, largest)[..., 0, :]
-    db = solve(W, miss)
+    db = solve(miss, W)
     missing = miss.abs()
     db = torch.where((shared > NOTHING) | (missing > NOTHING), db, 0.0)
     relative = (missing - NOTHING).clamp_min(0.0) / shared.clamp_min(NOTHING**2)
     return db, missing.amax(-1, keepdim=True), relative.amax(-1, keepdim=True)
+
+
+def times_jacobian(g: torch.Tensor, u: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    """(dz/du) g for g, u and z ``(B, n, n)``."""
+    E = _others(z)
+    rest = z @ E
+
+    def covariance(g: torch.Tensor) -> torch.Tensor:  # C(g)
+        return z * (g * rest - (z * g) @ E)
+
+    W = E * (z.mT @ z)
+    return covariance(g - potentials(covariance(g).sum(-2), W)[..., None, :])
+
+
+softmax = SymmetricMap(entropic, times_jacobian)

@@ -16,19 +16,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Any
 
 import cvxpy as cp
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-import cvxsst
 from cvxsst import CategoricalEntropy, polytope
-from cvxsst.values import holds
 from cvxsst.geometry.canonical import StandardForm
+from cvxsst.values import holds
 from polytopes._arguments import require_size
-from polytopes._transport import derivative, entropic
+from polytopes._transport import softmax
 
 MARGINAL = 1e-12  # column sums of the unrolled sweeps, which leave the rows exact
 MOST_SWEEPS = 1000  # unrolled; at T = 1 some 50 will do
@@ -63,6 +61,7 @@ def permutation_matrices(n: int) -> Iterator[np.ndarray]:
 
 @birkhoff.argmax
 def assignment(w: torch.Tensor, n: int) -> torch.Tensor:
+    """``(*batch, n, n)`` to permutation matrices."""
     flat = w.reshape(-1, n, n).cpu().numpy()
     z = np.zeros_like(flat)
     for instance, utilities in zip(z, flat, strict=True):
@@ -72,14 +71,17 @@ def assignment(w: torch.Tensor, n: int) -> torch.Tensor:
 
 @birkhoff.softmax(CategoricalEntropy)
 def sinkhorn(u: torch.Tensor, n: int, *, unroll: bool = False) -> torch.Tensor:
-    """``unroll``: Sinkhorn's sweeps alone, with autograd through each, NaN where they are too slow: for teaching."""
+    """``(*batch, n, n)`` to the same.
+
+    ``unroll``: Sinkhorn's sweeps alone, with autograd through each, NaN where they are too slow: for teaching.
+    """
     v = u.double().reshape(-1, n, n)
-    z = _sweeps(v) if unroll else _Softmax.apply(v)
+    z = _sweeps(v) if unroll else softmax(v)
     return z.reshape(u.shape).to(u)
 
 
 def _sweeps(u: torch.Tensor) -> torch.Tensor:
-    """exp(u - a 1' - 1 b'): a makes the rows sum to 1, b the columns, in turns, until both hold."""
+    """exp(u - a 1' - 1 b') for u ``(B, n, n)``: a makes the rows sum to 1, b the columns, in turns, until both hold."""
     b = torch.zeros_like(u[:, 0])
     for sweep in range(MOST_SWEEPS + 1):
         a = torch.logsumexp(u - b[:, None, :], 2)
@@ -89,37 +91,6 @@ def _sweeps(u: torch.Tensor) -> torch.Tensor:
             break
         b = torch.logsumexp(u - a[:, :, None], 1)
     return torch.where(late[:, None, None], torch.nan, z)
-
-
-class _Softmax(torch.autograd.Function):
-    """u ``(B, n, n)`` to z; its derivative is a symmetric map that serves forwards and backwards."""
-
-    @staticmethod
-    def forward(u: torch.Tensor) -> torch.Tensor:
-        z = entropic(u)
-        if bool(torch.isnan(z.sum())):  # -inf that leave nothing, or entries that are in no permutation; hard luck
-            P, lost = birkhoff(u.shape[-1]), torch.isnan(z).flatten(1).any(1)
-            z[lost] = cvxsst.softmax(P, u[lost], CategoricalEntropy(), engine="kkt", on_failure="nan")
-        return z
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:
-        ctx.save_for_backward(output)
-        ctx.save_for_forward(output)
-
-    @staticmethod
-    def backward(ctx: Any, g: torch.Tensor) -> torch.Tensor:
-        (z,) = ctx.saved_tensors
-        return derivative(z, g)
-
-    @staticmethod
-    def jvp(ctx: Any, du: torch.Tensor) -> torch.Tensor:
-        (z,) = ctx.saved_tensors
-        return derivative(z, du)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple, u: torch.Tensor) -> tuple[torch.Tensor, int]:
-        return _Softmax.apply(u.movedim(in_dims[0], 0).flatten(0, 1)).unflatten(0, (info.batch_size, -1)), 0
 
 
 @birkhoff.guess

@@ -62,39 +62,45 @@ def subsets(n: int, k: int) -> Iterator[np.ndarray]:
 
 @k_subset.argmax
 def top_k(w: torch.Tensor, n: int, k: int) -> torch.Tensor:
+    """``(*batch, n)`` to zeros and ones."""
     return torch.zeros_like(w).scatter(-1, w.topk(k, dim=-1).indices, 1.0)
 
 
 @k_subset.softmax(Euclidean)
 def capped_projection(u: torch.Tensor, n: int, k: int) -> torch.Tensor:
+    """``(*batch, n)`` to the same."""
     return _threshold.euclidean(u, k)
 
 
 @k_subset.softmax(CategoricalEntropy)
 def capped_softmax(u: torch.Tensor, n: int, k: int) -> torch.Tensor:
+    """``(*batch, n)`` to the same."""
     return _threshold.categorical(u, k)
 
 
 @k_subset.softmax(BinaryEntropy)
 def budgeted_sigmoid(u: torch.Tensor, n: int, k: int) -> torch.Tensor:
+    """``(*batch, n)`` to the same."""
     return _threshold.binary(u, k)
 
 
+@k_subset.once
+def angles(n: int, k: int) -> _counting.Angles | None:
+    return _counting.Angles.of(n, k) if 0 < k < n else None
+
+
 @k_subset.softmax(ExponentialFamily)
-def inclusion_probabilities(u: torch.Tensor, n: int, k: int) -> torch.Tensor:
-    if k in (0, n):
-        return _threshold.binary(u, k)
-    finite, missing = _threshold.finite(u, k)
-    return _counting.softmax(finite, k).masked_fill(u == -torch.inf, 0.0).masked_fill(missing, torch.nan)
+def inclusion_probabilities(u: torch.Tensor, n: int, k: int, angles: _counting.Angles | None) -> torch.Tensor:
+    """``(*batch, n)`` to the same."""
+    return _threshold.binary(u, k) if angles is None else _counting.softmax(u, k, angles)
 
 
 @k_subset.log_partition
-def log_elementary_symmetric(u: torch.Tensor, n: int, k: int) -> torch.Tensor:
-    """A(u) = log e_k(exp u), the elementary symmetric polynomial of degree k."""
-    if k in (0, n):
+def log_elementary_symmetric(u: torch.Tensor, n: int, k: int, angles: _counting.Angles | None) -> torch.Tensor:
+    """A(u) = log e_k(exp u), the elementary symmetric polynomial of degree k; ``(*batch, n)`` to ``(*batch,)``."""
+    if angles is None:
         return u.sum(-1) if k else torch.zeros_like(u.sum(-1))
-    finite, missing = _threshold.finite(u, k)
-    return torch.where(missing[..., 0], -torch.inf, _counting.log_partition(finite, k))
+    return _counting.log_partition(u, k, angles)
 
 
 @k_subset.guess

@@ -26,13 +26,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Any
 
 import cvxpy as cp
 import numpy as np
 import torch
 
 from cvxsst import CategoricalEntropy, Euclidean, polytope
+from cvxsst.autograd import without_derivative
 from cvxsst.geometry.canonical import StandardForm
 from polytopes._arguments import require_size
 
@@ -66,12 +66,14 @@ def permutations(n: int) -> Iterator[np.ndarray]:
 
 @permutahedron.argmax
 def ranks(w: torch.Tensor, n: int) -> torch.Tensor:
+    """``(*batch, n)`` to the ranks."""
     order = torch.argsort(w, dim=-1, stable=True)
     return torch.empty_like(w).scatter_(-1, order, torch.arange(1, n + 1).to(w).expand_as(w))
 
 
 @permutahedron.softmax(Euclidean)
 def projection(u: torch.Tensor, n: int) -> torch.Tensor:
+    """``(*batch, n)`` to the same."""
     s, order, block, rho = _in_blocks(u, n, entropic=False)
     top = _first(s, block)
     z = (s - top) - _mean(s - top, block) + _mean(rho.expand_as(s), block)
@@ -80,6 +82,7 @@ def projection(u: torch.Tensor, n: int) -> torch.Tensor:
 
 @permutahedron.softmax(CategoricalEntropy)
 def scaling(u: torch.Tensor, n: int) -> torch.Tensor:
+    """``(*batch, n)`` to the same."""
     s, order, block, rho = _in_blocks(u, n, entropic=True)
     e = torch.exp(s - _first(s, block).detach())
     z = e / _sum(e, block) * _sum(rho.expand_as(s), block)
@@ -87,68 +90,50 @@ def scaling(u: torch.Tensor, n: int) -> torch.Tensor:
 
 
 def _in_blocks(u: torch.Tensor, n: int, entropic: bool) -> tuple[torch.Tensor, ...]:
-    """u in descending order ``(B, n)``, that order, each entry's block, by the position of its first entry, and rho."""
+    """u ``(*batch, n)`` in descending order ``(B, n)``, that order, each entry's block, by the position of its first
+    entry, and rho ``(n,)``."""
     s, order = u.double().reshape(-1, n).sort(dim=-1, descending=True, stable=True)
-    return s, order, _Blocks.apply(s.detach(), entropic), torch.arange(n, 0, -1, device=u.device).to(s)
+    return s, order, without_derivative(_blocks, s, entropic), torch.arange(n, 0, -1, device=u.device).to(s)
 
 
 def _in_place(z: torch.Tensor, order: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-    """Back in the order of u; NaN where u holds -inf: no rank is 0."""
+    """z ``(B, n)`` back in the order and shape of u ``(*batch, n)``; NaN where u holds -inf: no rank is 0."""
     z = z.gather(-1, order.argsort(-1)).reshape(u.shape)
     return torch.where((u == -torch.inf).any(-1, keepdim=True), torch.nan, z).to(u)
 
 
 def _sum(x: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
-    """For each entry the sum over its block."""
+    """For each entry the sum over its block; x, block ``(B, n)``."""
     return torch.zeros_like(x).scatter_add(-1, block, x).gather(-1, block)
 
 
 def _mean(x: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
+    """For each entry the mean over its block; x, block ``(B, n)``."""
     return _sum(x, block) / _sum(torch.ones_like(x), block)
 
 
 def _first(s: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
-    """For each entry the first of its block, which is the largest."""
+    """For each entry the first of its block, which is the largest; s, block ``(B, n)``."""
     return s.gather(-1, block)
 
 
-class _Blocks(torch.autograd.Function):
+def _blocks(s: torch.Tensor, entropic: bool) -> torch.Tensor:
     """For s ``(B, n)``, descending, the blocks of equal v: for each entry the position of its block's first."""
-
-    @staticmethod
-    def forward(s: torch.Tensor, entropic: bool) -> torch.Tensor:
-        position = torch.arange(s.shape[-1], device=s.device).expand(s.shape)
-        rho, block = (s.shape[-1] - position).to(s), position
-        while True:
-            top = _first(s, block)
-            if entropic:
-                inner, target = torch.log(_sum(torch.exp(s - top), block)), torch.log(_sum(rho, block))
-            else:
-                inner, target = _mean(s - top, block), _mean(rho, block)
-            rise = (top + inner).diff(dim=-1) - target.diff(dim=-1)  # of v; u may be large: its differences first
-            starts = block[:, 1:] == position[:, 1:]
-            joined = starts & (rise > 0)
-            if not bool(joined.any()):
-                return block.clone()
-            first = torch.where(starts & ~joined, position[:, 1:], 0)
-            block = torch.nn.functional.pad(first, (1, 0)).cummax(-1).values
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:
-        ctx.mark_non_differentiable(output)
-
-    @staticmethod
-    def backward(ctx: Any, _: torch.Tensor) -> tuple[None, None]:
-        return None, None
-
-    @staticmethod
-    def jvp(ctx: Any, *_: Any) -> None:
-        return None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple, s: torch.Tensor, entropic: bool) -> tuple[torch.Tensor, int]:
-        flat = s.movedim(in_dims[0], 0).flatten(0, 1)
-        return _Blocks.apply(flat, entropic).unflatten(0, (info.batch_size, -1)), 0
+    position = torch.arange(s.shape[-1], device=s.device).expand(s.shape)
+    rho, block = (s.shape[-1] - position).to(s), position
+    while True:
+        top = _first(s, block)
+        if entropic:
+            inner, target = torch.log(_sum(torch.exp(s - top), block)), torch.log(_sum(rho, block))
+        else:
+            inner, target = _mean(s - top, block), _mean(rho, block)
+        rise = (top + inner).diff(dim=-1) - target.diff(dim=-1)  # of v; u may be large: its differences first
+        starts = block[:, 1:] == position[:, 1:]
+        joined = starts & (rise > 0)
+        if not bool(joined.any()):
+            return block.clone()
+        first = torch.where(starts & ~joined, position[:, 1:], 0)
+        block = torch.nn.functional.pad(first, (1, 0)).cummax(-1).values
 
 
 @permutahedron.guess

@@ -141,7 +141,7 @@ def arc_probabilities(u: torch.Tensor, n: int, single_child: bool = False) -> to
     if n == 1 or not u.numel():
         return torch.zeros_like(u) * u.nan_to_num()
     lowered = finite(u - root_malus(u) if single_child else u).reshape(-1, n, n)
-    z = _spans.Marginals.apply(lowered, lambda v: inside(v, n, log_sum_exp))[0].reshape(u.shape).to(u.dtype)
+    z = _spans.MARGINALS(lowered, lambda v: inside(v, n, log_sum_exp)).reshape(u.shape).to(u.dtype)
     if single_child:
         z = z.where(has_one_child(z), torch.nan)
     # where no tree is possible the program has taken a forbidden arc
