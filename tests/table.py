@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import cvxpy as cp
-import numpy as np
 import torch
 
 import cvxsst
@@ -88,7 +87,7 @@ def utilities(P: cvxsst.Polytope, *batch: int, generator: torch.Generator, scale
 def value(regularizer: cvxsst.Regularizer, z: torch.Tensor) -> torch.Tensor:
     """f(z) of a separable regularizer, summed over the last dimension."""
     assert isinstance(regularizer, cvxsst.regularizers.Separable)
-    return torch.from_numpy(np.asarray(regularizer.value(z.numpy()))).sum(-1)
+    return regularizer.value(z).sum(-1)
 
 
 def all_vertices(P: cvxsst.Polytope) -> torch.Tensor:

@@ -11,7 +11,7 @@ moving the limit, and no result depends on y. u is scaled so that its spread is 
 An entropy is continued quadratically below EDGE (and above 1 - EDGE), where its second derivative would exceed 1 /
 EDGE: entries of z that small are then the business of the bound z >= 0, and come out between 0 and EDGE.
 
-An instance stops when the Newton step to mu = 0, which near the solution is the error, moves z by less than TOLERANCE;
+An instance stops when the Newton step to mu = 0, which near the solution is the error, moves z by less than a tolerance;
 it leaves the batch, so that none can disturb another. Layout: instances last.
 """
 
@@ -28,7 +28,7 @@ from cvxsst.regularizers import Separable
 STEPS = 80
 PATIENCE = 6  # steps without improvement
 TO_BOUNDARY = 0.995  # of the way to the boundary
-TOLERANCE = 1e-10  # of the Newton step in z: here an instance stops
+TOLERANCE = 1e-10  # of the Newton step in z
 EDGE = 1e-13
 NEAR = 1e-6  # to an end of the domain
 PROXIMAL = 1e-5  # on y, where u has spread 1
@@ -80,15 +80,20 @@ class Solution:
         self.iterations[columns] += other.iterations
 
 
-def solve(program: Program, u: torch.Tensor) -> Solution:
-    """The optimum for each column of u ``(n, B)``; ``residual`` bounds the error of z to first order."""
+def solve(
+    program: Program, u: torch.Tensor, flat: torch.Tensor | None = None, tolerance: float = TOLERANCE
+) -> Solution:
+    """The optimum for each column of u ``(n, B)``; ``residual`` bounds the error of z to first order.
+
+    ``flat``: ``(n, B)``, bool: entries that leave phi out of the objective; they are to be held by u at an end.
+    """
     B = u.shape[1]
     scale = (u.amax(dim=0) - u.amin(dim=0)).clamp_min(1.0)
-    state = _State(program, u / scale, 1 / scale)
+    state = _State(program, u / scale, 1 / scale, flat)
     best = {name: torch.empty(len(value), B, dtype=u.dtype, device=u.device) for name, value in state.iterate.items()}
     residual = u.new_full((B,), torch.inf)
     iterations = torch.zeros(B, dtype=torch.long, device=u.device)
-    live, search = torch.arange(B, device=u.device), _Search(state)
+    live, search = torch.arange(B, device=u.device), _Search(state, tolerance)
     for step in range(1, STEPS + 1):
         going = int(search.step(step).sum())  # the one transfer to the host of this step
         last = going == 0 or step == STEPS
@@ -104,15 +109,16 @@ def solve(program: Program, u: torch.Tensor) -> Solution:
     z = best["x"][: program.n]
     if program.f.domain != (-torch.inf, torch.inf):
         lam = torch.where(program.in_domain[:, None], 0.0, best["lam"])
-        z = _refined(program, u / scale, 1 / scale, z, (program.A.T @ best["nu"] + program.G.T @ lam)[: program.n])
+        refined = _refined(program, u / scale, 1 / scale, z, (program.A.T @ best["nu"] + program.G.T @ lam)[: program.n])
+        z = refined if flat is None else torch.where(flat, z, refined)
     return Solution(z, scale * best["lam"] / best["s"], scale * best["nu"], residual, iterations)
 
 
 class _Search:
     """The best iterate of every instance so far, and which ones go on."""
 
-    def __init__(self, state: _State):
-        self.state = state
+    def __init__(self, state: _State, tolerance: float):
+        self.state, self.tolerance = state, tolerance
         self.best = dict(state.iterate)
         self.error = torch.full_like(state.tau, torch.inf)
         self.gap = torch.full_like(state.tau, torch.inf)
@@ -129,7 +135,7 @@ class _Search:
         self.stalled = torch.where(progress, 0, self.stalled + 1)
         self.error, self.gap = torch.where(better, error, self.error), torch.minimum(self.gap, gap)
         self.steps = torch.where(self.going, number, self.steps)
-        self.going = self.going & (self.error > TOLERANCE) & (self.stalled < PATIENCE)
+        self.going = self.going & (self.error > self.tolerance) & (self.stalled < PATIENCE)
         return self.going
 
     def keep(self, which: torch.Tensor) -> None:
@@ -152,8 +158,8 @@ def _refined(program: Program, u: torch.Tensor, tau: torch.Tensor, z: torch.Tens
 class _State:
     """One iterate for every live instance."""
 
-    def __init__(self, program: Program, u: torch.Tensor, tau: torch.Tensor):
-        self.program, self.u, self.tau = program, u, tau
+    def __init__(self, program: Program, u: torch.Tensor, tau: torch.Tensor, flat: torch.Tensor | None):
+        self.program, self.u, self.tau, self.flat = program, u, tau, flat
         self.x = program.start[:, None].expand(-1, u.shape[1]).clone()
         self.s = (program.h[:, None] - program.G @ self.x).clamp_min(1e-8)
         self.lam = 0.1 / self.s.clamp_min(1e-3)
@@ -163,6 +169,7 @@ class _State:
         for name in ("u", "x", "s", "lam", "nu"):
             setattr(self, name, getattr(self, name)[:, which])
         self.tau = self.tau[which]
+        self.flat = None if self.flat is None else self.flat[:, which]
 
     @property
     def iterate(self) -> dict[str, torch.Tensor]:
@@ -172,6 +179,8 @@ class _State:
         """One step; returns the error of z before it, to first order, and the sum of s lam."""
         program, n = self.program, self.program.n
         marginal, curvature = program.smooth(self.x[:n])
+        if self.flat is not None:
+            marginal, curvature = (t.masked_fill(self.flat, 0.0) for t in (marginal, curvature))
         r = program.A.T @ self.nu + program.G.T @ self.lam
         r[:n] += self.tau * marginal - self.u
         primal = program.b[:, None] - program.A @ self.x
@@ -180,6 +189,8 @@ class _State:
         gap = product.sum(dim=0).clamp_min(NO_GAP)
         D = torch.full_like(self.x, PROXIMAL)
         D[:n] = self.tau * curvature
+        if self.flat is not None:
+            D[:n].masked_fill_(self.flat, PROXIMAL)
         pivot = self.s + DELTA * self.lam
         system = System(program, D, self.lam / pivot)
 

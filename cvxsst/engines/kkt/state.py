@@ -20,10 +20,13 @@ ACCEPTED = 1e-8  # residual, relative to the largest entry over P if > 1
 # several times faster, per instance, than one that does not.
 MOST_NUMBERS = {"cpu": 2**20, "cuda": 2**27}
 CAP = 1e4  # on entries of z without an upper bound, relative to their largest value over P: against overflow
-# Where -inf forbids entries the interior point method lowers their utilities by the spread of the others and this;
-# where that leaves more than LEFT of them, by more and more.
-MALUS, STEEP_MALUS, RAISED, RAISES = 2.0, 40.0, 8.0, 4
+# Where -inf forbids entries the interior point method lowers their utilities by the spread of the others and the size of
+# P, and where that leaves more than LEFT of them by RAISED times as much.
+RAISED, RAISES = 8.0, 4
 LEFT = 1e-9
+# With utilities of 0, and of -FORCING where forbidden, a steep f leaves an entry less than FORCED of its range only where
+# the forbidden ones leave it nothing else: at this accuracy.
+FORCING, FORCED, ROUGHLY = 400.0, 1e-6, 1e-7
 
 
 class Found(NamedTuple):
@@ -52,6 +55,8 @@ class State:
         self.accepted = ACCEPTED * self.size
         self.hull = torch.from_numpy(presolved.core.hull[0])
         self.presolved = presolved
+        lower, upper = P.bounds
+        self.width = torch.from_numpy(upper - lower)[self.free]
         self._interior: dict[torch.device, interior.Program] = {}
         self._box: dict[torch.device, newton.BoxProgram] = {}
         self._numbers = 1
@@ -112,15 +117,17 @@ class State:
         return self._interior_and_nu(u, forbidden)[0]
 
     def _interior_and_nu(self, u: torch.Tensor, forbidden: torch.Tensor | None) -> tuple[Found, torch.Tensor]:
-        """Forbidden entries get a malus instead. If z is 0 there it is the solution: it is better than all of P for
-        utilities that differ from u only where the others of its face are 0 too."""
+        """Forbidden entries get a malus, and no phi. If z is 0 there it is the solution: the best of all of P for
+        utilities, and a function, that differ from u and f by a constant where the forbidden entries are 0."""
         program = self.interior(u.device)
         if forbidden is None:
             first = interior.solve(program, u)
             return Found(first.z, first.weight, first.residual, first.iterations), first.nu
+        ends = self._forced(program, forbidden) if self.f.steep else torch.full_like(u, torch.nan)
+        flat = forbidden | ~ends.isnan()
         lowest = u.masked_fill(forbidden, torch.inf).amin(dim=0).nan_to_num(posinf=0.0)
-        malus = _spread(u, forbidden) + MALUS * self.size + (STEEP_MALUS if self.f.steep else 0.0)
-        found = interior.solve(program, torch.where(forbidden, lowest - malus, u))
+        malus = _spread(u, forbidden) + 2 * self.size
+        found = interior.solve(program, torch.where(forbidden, lowest - malus, u), flat)
         for _ in range(RAISES):
             left = found.z.masked_fill(~forbidden, 0.0).abs().amax(dim=0)
             again = (left > LEFT * self.size).nonzero().flatten()
@@ -128,11 +135,22 @@ class State:
                 break
             malus = RAISED * malus
             raised = torch.where(forbidden, lowest - malus, u)[:, again]
-            found.put(again, interior.solve(program, raised))
+            found.put(again, interior.solve(program, raised, flat[:, again]))
         left = found.z.masked_fill(~forbidden, 0.0).abs().amax(dim=0)
         residual = torch.where(left <= LEFT * self.size, found.residual.maximum(left), torch.inf)
-        z = found.z.masked_fill(forbidden, 0.0)
+        z = torch.where(ends.isnan(), found.z, ends).masked_fill(forbidden, 0.0)
         return Found(z, found.weight, residual, found.iterations), found.nu
+
+    def _forced(self, program: interior.Program, forbidden: torch.Tensor) -> torch.Tensor:
+        """The end of the domain at which an entry must be where the forbidden ones are 0; NaN for all others.
+
+        There phi' is infinite, no utility brings z to it: what must be there is told beforehand, by a solve without u.
+        """
+        low, high = self.f.domain
+        centre = interior.solve(program, -FORCING * forbidden.to(program.b), forbidden, ROUGHLY).z
+        margin = FORCED * self.width.to(centre)[:, None]
+        at_low, at_high = centre - low < margin, high - centre < margin
+        return torch.where(at_low, low, torch.where(at_high, high, torch.nan))
 
 
 def _spread(u: torch.Tensor, forbidden: torch.Tensor | None) -> torch.Tensor:
