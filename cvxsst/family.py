@@ -21,6 +21,7 @@ import torch
 
 from cvxsst.cache import Cache
 from cvxsst.errors import ArgumentTypeError
+from cvxsst.opaque import opaque
 from cvxsst.polytope import Map, Polytope
 from cvxsst.values import plainly
 
@@ -86,6 +87,7 @@ class Family:
     def name(self) -> str:
         return self.declare.__name__
 
+    @opaque
     def __call__(self, *args: Any, **kwargs: Any) -> Polytope:
         bound = self.signature.bind(*args, **kwargs)
         bound.apply_defaults()

@@ -8,6 +8,7 @@ import torch
 
 from cvxsst.arguments import checked_polytope, checked_temperature
 from cvxsst.maps import checked_options, softmax
+from cvxsst.opaque import opaque
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import Euclidean, Regularizer, checked_regularizer
 
@@ -64,6 +65,7 @@ class SoftmaxLayer(torch.nn.Module):
         self.engine = engine
         self._options: dict[str, Any] = {"backward": backward, "on_failure": on_failure}
 
+    @opaque
     def forward(self, w: torch.Tensor) -> torch.Tensor:
         return softmax(self.P, w, self.regularizer, self.temperature, self.engine, **self._options)
 

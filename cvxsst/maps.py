@@ -13,6 +13,7 @@ from cvxsst.autograd import without_derivative
 from cvxsst.engines import Engine, Info, Solution, chosen_engine
 from cvxsst.errors import NoFastPathError
 from cvxsst.gradients import BACKWARD, settled
+from cvxsst.opaque import opaque
 from cvxsst.polytope import Map, Polytope
 from cvxsst.problem import Problem
 from cvxsst.recognition import known
@@ -20,6 +21,7 @@ from cvxsst.regularizers import Euclidean, Regularizer
 from cvxsst.values import holds
 
 
+@opaque
 @torch.no_grad()
 def argmax(P: Polytope, w: torch.Tensor, engine: str = "auto") -> torch.Tensor:
     """A vertex of P that maximizes the utilities: argmax over z in P of <w, z>.
@@ -138,6 +140,7 @@ def softmax(
 ) -> tuple[torch.Tensor, Info]: ...
 
 
+@opaque
 def softmax(
     P: Polytope,
     w: torch.Tensor,
