@@ -33,10 +33,13 @@ class Cache(Generic[K, V]):
     def get(self, key: K, make: Callable[[], V]) -> V:
         """The value under this key, by ``make()`` if there is none yet."""
         with self._lock:
-            entry = self._entries.setdefault(key, _Entry())
-            self._entries.move_to_end(key)
-            while len(self._entries) > self.most:
-                self._entries.popitem(last=False)
+            entry = self._entries.get(key)
+            if entry is None:
+                entry = self._entries[key] = _Entry()
+                while len(self._entries) > self.most:
+                    self._entries.popitem(last=False)
+            else:
+                self._entries.move_to_end(key)
         if not entry.values:
             with entry.lock:
                 if not entry.values:

@@ -9,6 +9,7 @@ of it optional, without it every answer is the same, only slower.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any, Protocol
@@ -110,7 +111,7 @@ class Polytope:
     @property
     def size(self) -> int:
         """How many scalars z has."""
-        return int(np.prod(self.shape, dtype=int))
+        return math.prod(self.shape)
 
     @cached_property
     def form(self) -> StandardForm:

@@ -5,6 +5,7 @@ An entry that -inf forbids is data of its instance: 0 in u, True in ``forbidden`
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -53,20 +54,7 @@ class Problem:
                 raise ValueError(
                     f"temperature: shape {tuple(T.shape)} does not broadcast with the batch shape {tuple(batch)} of w"
                 ) from None
-        problem = Problem(P, f, w, w, None, T, batch)
-        return replace(problem, u=problem._flat(w.to(torch.float64)))
-
-    def _flat(self, w: torch.Tensor) -> torch.Tensor:
-        """w / T, ``(B, n)``."""
-        T, event = self.temperature, len(self.P.shape)
-        if isinstance(T, torch.Tensor):
-            w = w / T.reshape(T.shape + (1,) * event)
-        elif T != 1.0:
-            w = w / T
-        shape = (self.batch.numel(), self.P.size)
-        if w.shape == shape:
-            return w
-        return w.expand(*self.batch, *self.P.shape).reshape(shape)
+        return Problem(P, f, w, _flat(w.to(torch.float64), T, batch, P.shape), None, T, batch)
 
     def is_plain(self, *results: torch.Tensor) -> bool:
         """Whether u, T and what was computed from them are finite, without -inf: one transfer to the host."""
@@ -82,7 +70,7 @@ class Problem:
             return self
         check_values(self.w)
         forbidden = self.w == -torch.inf
-        u = self._flat(self.w.to(torch.float64).masked_fill(forbidden, 0.0))
+        u = _flat(self.w.to(torch.float64).masked_fill(forbidden, 0.0), self.temperature, self.batch, self.P.shape)
         if not is_finite(u):
             raise ValueError("temperature: w / temperature overflows; raise the temperature or shrink the utilities")
         mask = forbidden.expand(*self.batch, *self.P.shape).reshape(u.shape)
@@ -112,6 +100,19 @@ class Problem:
             f"w: the -inf entries{named(self.instances(empty), ' of instances ')} forbid every structure; allow at "
             "least one"
         )
+
+
+def _flat(
+    w: torch.Tensor, temperature: float | torch.Tensor, batch: torch.Size, shape: tuple[int, ...]
+) -> torch.Tensor:
+    """w / T, ``(B, n)``."""
+    if isinstance(temperature, torch.Tensor):
+        w = w / temperature.reshape(temperature.shape + (1,) * len(shape))
+    elif temperature != 1.0:
+        w = w / temperature
+    if len(batch) == len(shape) == 1 and w.dim() == 2 and w.shape[0] == batch[0]:
+        return w
+    return w.expand(*batch, *shape).reshape(batch.numel(), math.prod(shape))
 
 
 def named(instances: list[tuple[int, ...]], words: str) -> str:

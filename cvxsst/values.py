@@ -52,11 +52,21 @@ def holds(mask: torch.Tensor) -> bool:
 
 
 def is_finite(*parts: torch.Tensor) -> bool:
-    """Whether the sum of all entries is finite: then every entry is. One transfer to the host."""
+    """Whether the sum of all entries is finite: then every entry is. At most one transfer to the host."""
     found: list[bool] = []
     total = sum((part.detach().sum() for part in parts[1:]), parts[0].detach().sum())
-    look(total, lambda value: found.append(math.isfinite(value.sum().item())))
+    look(total, lambda value: found.append(math.isfinite(_number(value if value.dim() == 0 else value.sum()))))
     return found[-1]
+
+
+def on_host(x: torch.Tensor) -> bool:
+    """Whether the values of x can be looked at without waiting for a device."""
+    return x.device.type == "cpu"
+
+
+def _number(x: torch.Tensor) -> float:
+    """The value of a single number."""
+    return x.numpy().item() if on_host(x) else x.item()
 
 
 def plainly(compute: Callable[[], R]) -> R:

@@ -125,11 +125,19 @@ def _marginals(u: torch.Tensor, k: int, angles: Angles) -> tuple[torch.Tensor, .
 
 
 def _times_covariance(
-    g: torch.Tensor, u: torch.Tensor, z: torch.Tensor, *kept: torch.Tensor | int | Angles
+    g: torch.Tensor,
+    u: torch.Tensor,
+    z: torch.Tensor,
+    tau: torch.Tensor,
+    p: torch.Tensor,
+    probability: torch.Tensor,
+    omega: torch.Tensor,
+    inverse: torch.Tensor,
+    k: int,
+    angles: Angles,
 ) -> torch.Tensor:
-    """J g for g, u and z ``(B, n)``; a second derivative needs the spectrum as a function of u."""
-    *spectrum, k, angles = kept
-    s = _spectrum(u, k, angles) if torch.is_grad_enabled() else Spectrum(*spectrum)
+    """J g for g, u and z ``(B, n)`` and the spectrum; a second derivative needs that as a function of u."""
+    s = _spectrum(u, k, angles) if torch.is_grad_enabled() else Spectrum(tau, p, probability, omega, inverse)
     p, q = s.p, 1 - s.p
     constant, turning = (torch.stack([g * p * p, g * p * q], -2) @ s.inverse).unbind(-2)
     R = constant + angles.e * turning  # sum_j r_mj g_j

@@ -183,9 +183,9 @@ def marginals(u: torch.Tensor, value: Callable[[torch.Tensor], torch.Tensor]) ->
     return z.permute(2, 0, 1).contiguous(), *kept
 
 
-def times_jacobian(g: torch.Tensor, u: torch.Tensor, z: torch.Tensor, *kept: Any) -> torch.Tensor:
+def times_jacobian(g: torch.Tensor, u: torch.Tensor, z: torch.Tensor, *rest: Any) -> torch.Tensor:
     """J g for g, u and z ``(B, n, n)``; by way of the value, twice, where autograd asks for a second derivative."""
-    *kept, value = kept
+    *kept, value = rest
     if torch.is_grad_enabled():
         return times_hessian(value, u, g)
     parts = [t.movedim(0, -1) for t in kept]

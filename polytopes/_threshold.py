@@ -70,10 +70,11 @@ def _descending(u: torch.Tensor) -> torch.Tensor:
 def _sparsemax(u: torch.Tensor, k: int) -> torch.Tensor:
     """u ``(*batch, n)``, k = 1, where z <= 1 follows from the sum: the c largest entries are positive, c the largest
     with 1 + c u_(c) > u_(1) + ... + u_(c)."""
-    u = u - u.amax(-1, keepdim=True)
     ordered = _descending(u)
+    u = u - ordered[..., :1]
+    ordered = ordered - ordered[..., :1]
     c = torch.arange(1, u.shape[-1] + 1, dtype=u.dtype, device=u.device)
-    excess = ordered.cumsum(-1).sub_(1)
+    excess = ordered.cumsum(-1).sub_(1.0)
     count = (ordered.mul_(c) > excess).sum(-1, keepdim=True).clamp_min_(1)  # 0 where all are forbidden
     tau = excess.gather(-1, count - 1) / count
     return u.sub_(tau).clamp_min_(0.0)

@@ -43,32 +43,22 @@ def _others(z: torch.Tensor) -> torch.Tensor:
 
 
 def entropic(u: torch.Tensor) -> torch.Tensor:
-    """z = exp(u - a 1' - 1 b') for u ``(B, n, n)``, which may hold -inf: NaN where that leaves no permutation.
+    """z = exp(u - a 1' - 1 b') for u ``(B, n, n)``, which may hold -inf: NaN where that leaves no permutation, or no
+    way leads to the tolerance.
 
-    Where no multiple of exp(u) is doubly stochastic, as some entries are in no permutation, the solution is that of
-    the other entries, which fall apart into blocks.
+    Entries that are in no permutation are 0, and have no such a and b: they are taken out, and the others fall apart
+    into blocks.
     """
-    z, arrived = _by_scaling(u)
+    allowed, ground = u > -torch.inf, None
+    if not bool(allowed.all()):
+        edges, ground = Support.of(allowed)
+        empty = ~edges.flatten(1).any(1)[:, None, None]
+        u = torch.where(edges, u, -torch.inf).masked_fill(empty, 0.0)
+    z, arrived = _by_scaling(u, ground)
     hard = (~arrived).nonzero().flatten()
     if len(hard):
-        z[hard] = _with_care(u[hard])
-    return z
-
-
-def _with_care(u: torch.Tensor) -> torch.Tensor:
-    """The same ``(B, n, n)``: what is in no permutation apart, by scaling once more, the rest by cooling."""
-    allowed = u > -torch.inf
-    if bool(allowed.all()):
-        return _by_cooling(u)
-    support = Support.of(allowed)
-    u = torch.where(support.edges, u, -torch.inf)
-    z, arrived = _by_scaling(u, support.first)
-    empty = ~support.edges.any(2).all(1)
-    z[empty] = torch.nan
-    hard = (~arrived & ~empty).nonzero().flatten()
-    if len(hard):
         z[hard] = _by_cooling(u[hard])
-    return z
+    return z if ground is None else z.masked_fill(empty, torch.nan)
 
 
 def _by_scaling(u: torch.Tensor, ground: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,6 +7,7 @@ For a family with ``@family.softmax(R)`` that function, for the exponential fami
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,10 +17,11 @@ from cvxsst.polytope import Map, Polytope
 from cvxsst.problem import Problem
 from cvxsst.recognition import known
 from cvxsst.regularizers import Regularizer
+from cvxsst.values import is_finite, on_host
 
 
 class Fast(Engine[Map]):
-    """The state is the path itself, ``(B, *P.shape)`` to the same; its derivative is the page's, by autograd."""
+    """The state is the path, ``(B, n)`` to the same; its derivative is the page's, by autograd."""
 
     name = "fast"
 
@@ -29,24 +31,28 @@ class Fast(Engine[Map]):
     def prepare(self, P: Polytope, f: Regularizer) -> Map:
         path = _path(P, f)
         assert path is not None
-        return path
+        return partial(_applied, path, P)
 
     def softmax(self, problem: Problem, **options: Any) -> tuple[torch.Tensor, Info | None]:
         assert problem.f is not None
         path = _path(problem.P, problem.f)
         assert path is not None
+        # Values on the host are looked at first; those on a device once, together with the result.
+        looked = on_host(problem.u)
+        if looked:
+            problem = problem.inspected()
         if problem.forbidden is None:
             try:
-                z = _applied(path, problem.P, problem.u, options)
+                z = _applied(path, problem.P, problem.u, **options)
             except Exception:
                 problem.inspected()  # what a path makes of NaN is not what the user should read
                 raise
-            if problem.is_plain(z):
+            if is_finite(z) if looked else problem.is_plain(z):
                 return z, None
             problem = problem.inspected()
         if problem.forbidden is None:
             return z, Info(*Solution(z.detach()).told())
-        z = _applied(path, problem.P, problem.u.masked_fill(problem.forbidden, -torch.inf), options)
+        z = _applied(path, problem.P, problem.u.masked_fill(problem.forbidden, -torch.inf), **options)
         # By its contract a path answers NaN where -inf leaves no structure; unrolled sweeps may also be too slow there.
         lost = z.detach().isnan().any(dim=1) & problem.forbidden.any(dim=1)
         return z, Info(*Solution(z.detach(), empty=None if options else lost).told())
@@ -55,12 +61,21 @@ class Fast(Engine[Map]):
         u = u if forbidden is None else u.masked_fill(forbidden, -torch.inf)
         return Solution(state(u))
 
-    def times_jacobian(self, state, g, u, z, kept, forbidden):  # noqa: ANN001, ANN201
+    def times_jacobian(
+        self,
+        state: Map,
+        g: torch.Tensor,
+        u: torch.Tensor,
+        z: torch.Tensor,
+        kept: tuple[torch.Tensor, ...],
+        forbidden: torch.Tensor | None,
+    ) -> torch.Tensor:
         u = u if forbidden is None else u.masked_fill(forbidden, -torch.inf)
         return torch.func.vjp(state, u)[1](g)[0]
 
 
-def _applied(path: Map, P: Polytope, u: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
+def _applied(path: Map, P: Polytope, u: torch.Tensor, **options: Any) -> torch.Tensor:
+    """The path for u ``(B, n)``, to the same."""
     shaped = u if len(P.shape) == 1 else u.reshape(-1, *P.shape)
     z = path(shaped, **options)
     if not isinstance(z, torch.Tensor) or z.shape != shaped.shape:
@@ -76,9 +91,9 @@ def _path(P: Polytope, f: Regularizer) -> Map | None:
     member = known(P)
     if member is None or member.knowledge is None:
         return None
-    path = member.knowledge.softmax(type(f))
-    if path is None and f.is_gibbs and member.knowledge.log_partition is not None:
-        return lambda u: _gradient(member.knowledge.log_partition, u)
+    path, log_partition = member.knowledge.softmax(type(f)), member.knowledge.log_partition
+    if path is None and f.is_gibbs and log_partition is not None:
+        return partial(_gradient, log_partition)
     return path
 
 
