@@ -16,16 +16,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-from cvxsst.geometry.faces import Face
 from cvxsst.polytope import Polytope
 from cvxsst.problem import Problem
-from cvxsst.regularizers import Regularizer, Separable
+from cvxsst.regularizers import Regularizer
 
 ROUNDING = 1e-13  # a bound above this may be rounding of z amplified by the gradient: look for a better one
-TIGHT = 1e-7  # slack below which a constraint is taken for active at z
 OUTSIDE = 1e-9  # of the domain of f: what a linear program can resolve
 
 
@@ -126,9 +123,11 @@ def _gap(
         loose = loose & (best > ROUNDING)
         if not bool(loose.any()):
             return best
-    if isinstance(f, Separable) and not P.presolved.form.lifted:
-        for i in loose.nonzero().flatten().tolist():
-            best[i] = torch.minimum(best[i], _by_face(P, f, u[i], z[i], at[i]))
+    for i in loose.nonzero().flatten().tolist():
+        bound = f.bound_on_face(P, u[i], z[i], forbidden[i])
+        if bound is not None and all(bool(torch.isfinite(part).all()) for part in bound):
+            g, D = bound
+            best[i] = torch.minimum(best[i], _ascent(P, g, z[i], at[i]) + D)
     return best
 
 
@@ -137,16 +136,3 @@ def _ascent(P: Polytope, g: torch.Tensor, z: torch.Tensor, zeros: tuple[int, ...
     vertex = P.presolved.linear_program.maximize(g.numpy(), zeros=zeros).x
     assert vertex is not None, "the distance has told empty instances"
     return g @ (torch.from_numpy(vertex[: len(z)]) - z)
-
-
-def _by_face(P: Polytope, f: Separable, u: torch.Tensor, z: torch.Tensor, zeros: tuple[int, ...]) -> torch.Tensor:
-    """The bound with g normal to the face on which z lies."""
-    form = P.presolved.form
-    tight = np.flatnonzero(form.h - form.G @ z.numpy() < TIGHT)
-    rest = np.setdiff1d(np.arange(P.size), np.union1d(np.array(zeros, dtype=int), P.presolved.fixed))
-    face = Face.of(P.presolved, tight).without(np.setdiff1d(np.arange(P.size), rest), z.numpy())
-    g = torch.zeros_like(u)
-    g[rest] = torch.from_numpy(face.normal_at(f, u[rest].numpy(), z[rest].numpy()))
-    D = f.divergence(z[rest], f.primal(u[rest] - g[rest])).sum()
-    bound = _ascent(P, g, z, zeros) + D
-    return bound if bool(torch.isfinite(bound)) else bound.new_tensor(torch.inf)

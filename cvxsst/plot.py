@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from scipy.spatial import ConvexHull, Delaunay
 
+from cvxsst.cache import Cache
 from cvxsst.polytope import Polytope
 from cvxsst.validation.plot import require_matplotlib
 
@@ -42,6 +43,10 @@ CANDIDATES = 200  # projections that are tried where symmetry leaves the choice 
 NEAR = 1e-9
 QHULL_DIMENSION = 9  # with more, facets are too many
 MOST_VERTICES = 500
+
+# of the polytopes drawn last
+_PROJECTIONS: Cache[tuple[Polytope, int], np.ndarray] = Cache(32)
+_EDGES: Cache[Polytope, list[tuple[int, int]]] = Cache(32)
 
 
 def polytope(
@@ -62,7 +67,7 @@ def polytope(
         dimension: 2 or 3, of new axes.
         projection: ``(2 or 3, P.size)``; default ``cvxsst.plot.projection``.
         edges: whether to draw edges.
-        labels: names of the vertices, in the order of ``cvxsst.geometry.vertices.P.vertices()``; True: their entries.
+        labels: names of the vertices, in the order of ``P.vertices()``; True: their entries.
         color: of vertices and edges.
 
     Raises:
@@ -318,10 +323,7 @@ def projection(P: Polytope, dimension: int = 2) -> np.ndarray:
         ValueError: a dimension other than 1, 2 or 3.
     """
     _require(dimension in (1, 2, 3), f"dimension: choose 1, 2 or 3, got {dimension}")
-    key = f"projection {dimension}"
-    if key not in P.memo:
-        P.memo[key] = _principal(P.vertices(), dimension)
-    return P.memo[key]
+    return _PROJECTIONS.get((P, dimension), lambda: _principal(P.vertices(), dimension))
 
 
 def _principal(V: np.ndarray, dimension: int) -> np.ndarray:
@@ -378,9 +380,7 @@ def polytope_edges(P: Polytope) -> list[tuple[int, int]]:
     Raises:
         ValueError: more than 500 vertices or 9 dimensions.
     """
-    if "edges" not in P.memo:
-        P.memo["edges"] = _adjacent(P, P.vertices())
-    return P.memo["edges"]
+    return _EDGES.get(P, lambda: _adjacent(P, P.vertices()))
 
 
 def _adjacent(P: Polytope, V: np.ndarray) -> list[tuple[int, int]]:

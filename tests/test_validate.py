@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import cvxpy as cp
+import matplotlib as mpl
 import pytest
 import torch
 from cvxpylayers.torch import CvxpyLayer
@@ -17,14 +18,17 @@ from cvxpylayers.torch import CvxpyLayer
 import cvxsst
 from cvxsst import cli
 from cvxsst.engines import ENGINES
+from cvxsst.geometry.linear_program import LinearProgram
 from cvxsst.testing import assert_valid
-from cvxsst.validation.derivative import may_kink
 from cvxsst.validation.evidence import Witness, value_status
 from cvxsst.validation.instances import draw
 from cvxsst.validation.solvers import Solver
 from polytopes import birkhoff, cube, k_subset, simplex, spanning_tree
 
 from .test_cli import run
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
 
 E, C, B, X = cvxsst.Euclidean(), cvxsst.CategoricalEntropy(), cvxsst.BinaryEntropy(), cvxsst.ExponentialFamily()
 QUICK: dict[str, Any] = {"n": 8, "temperatures": (1.0, 0.1)}
@@ -119,7 +123,7 @@ def only_at_ties(u: torch.Tensor) -> torch.Tensor:
 
 
 def only_under_masks(u: torch.Tensor) -> torch.Tensor:
-    return softmax(u.clamp(min=-5.0)) if bool(torch.isinf(u).any()) else softmax(u)
+    return torch.where(torch.isinf(u).any(-1, keepdim=True), softmax(u.clamp(min=-5.0)), softmax(u))
 
 
 PLANTED = {
@@ -232,6 +236,77 @@ def test_in_float32_throughout() -> None:
     assert torch.equal(worst, worst.float().double()), "the reference is asked what the candidate was"
 
 
+def plainly(u: torch.Tensor) -> torch.Tensor:
+    """z without a gradient, for one batch dimension."""
+    if u.dim() != 2:
+        raise RuntimeError("one batch dimension, please")
+    return softmax(u.detach())
+
+
+def test_gradients_and_shapes_are_skipped_on_demand() -> None:
+    asked = []
+
+    def candidate(u: torch.Tensor) -> torch.Tensor:
+        asked.append(u.requires_grad)
+        return plainly(u)
+
+    assert {"gradient", "batch"} <= set(cvxsst.validate(plainly, simplex(4), C, **QUICK).failed)
+    report = cvxsst.validate(candidate, simplex(4), C, gradients=False, shapes=False, **QUICK)
+    assert report.passed, str(report)
+    assert [law.name for law in report.laws] == ["answers", "feasible", "optimal", "value", "cold", "float32"]
+    assert not any(asked)
+    assert report["float32"].kinks == 0
+    assert {p.vjp_verdict for p in report.points} == {"not asked"}
+    assert not any(timing.backward for timing in report.times)
+    assert cvxsst.Report.from_json(report.to_json()).to_json() == report.to_json()
+    wrong = cvxsst.validate(lambda u: nudged(plainly(u)), simplex(4), C, gradients=False, shapes=False, **QUICK)
+    assert "value" in wrong.failed
+    both = cvxsst.compare(plainly, "kkt", simplex(4), C, gradients=False, shapes=False, names=("mine", "kkt"), **QUICK)
+    assert set(both.verdicts.values()) == {"both right"}
+
+
+def test_a_candidate_without_a_gradient_is_asked_in_batches_and_timed_forward() -> None:
+    sizes = []
+
+    def candidate(u: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(u) if u.dim() == 2 else None)
+        return softmax(u.detach())
+
+    report = cvxsst.validate(candidate, simplex(4), C, shapes=False, **QUICK)
+    assert report.failed == ["gradient"]
+    assert len(sizes) < 40, "never one instance after another"
+    assert {timing.backward for timing in report.times} == {False}
+    assert "at batch 64 (forward)" in report.footer
+    axes = report.plot()
+    assert axes[1].get_ylabel() == "seconds, forward"
+    assert {text.get_text() for text in axes[1].get_legend().get_texts()} == {"candidate (forward)", "kkt (forward)"}
+    plt.close(axes[0].figure)
+
+
+@pytest.mark.parametrize("P", [simplex(3), switches(3), spanning_tree(4)], ids=repr)
+def test_the_engine_that_auto_takes_is_a_candidate_by_its_name(P: cvxsst.Polytope) -> None:
+    name = cvxsst.which_engine(P, B)
+    report = cvxsst.validate(name, P, B, n=4, temperatures=(1.0,))
+    assert report.passed, str(report)
+    assert report.candidate == name
+    assert name not in report.references
+
+
+def test_what_linear_programs_cannot_judge_is_no_exception(monkeypatch) -> None:
+    """HiGHS that gives up on one z leaves that z without a certificate, and the others with theirs."""
+    right = LinearProgram.maximize
+
+    def moody(self, c, *args, **kwargs):
+        if bool((abs(c[:4]) > 1e8).any()):
+            raise RuntimeError("HiGHS stopped with status kUnknown")
+        return right(self, c, *args, **kwargs)
+
+    monkeypatch.setattr(LinearProgram, "maximize", moody)
+    report = cvxsst.validate(lambda u: torch.where(ties(u) > 0, 1e9, 1.0) * sparsemax(u), simplex(4), E, **QUICK)
+    assert {"feasible", "value"} <= set(report.failed)
+    assert {p.kind for p in report.points if p.z_verdict == "wrong"} == {"ties"}
+
+
 def test_a_kink_is_called_a_kink() -> None:
     """Integer utilities on the cube lie on its kinks: 0 and 1 are right there, and so is anything between."""
 
@@ -247,20 +322,28 @@ def test_a_kink_is_called_a_kink() -> None:
 
 
 def test_kinks_narrower_than_any_difference() -> None:
-    """u = (20, -20, 0, -20, 20), k = 2: two entries reach 1 together, but for 1e-9, and only there is dz/du not 0."""
-    report = cvxsst.validate("cvxpylayer", k_subset(5, 2), C, n=8, temperatures=(0.05,), scales=(1.0,))
+    """u = (-20, -20, 0, 20, 20), k = 2: two entries reach 1 together, but for 1e-9, and only there is dz/du not 0."""
+    report = cvxsst.validate("cvxpylayer", k_subset(5, 2), C, n=8, temperatures=(0.05,), scales=(1.0,), seed=5)
     assert report["gradient"].passed, str(report)
     assert [p.kind for p in report.points if p.vjp_verdict == "kink"] == ["ties"]
 
 
 def test_an_entropy_keeps_its_bounds_to_itself() -> None:
     """On the simplex no entropic problem has a kink; on k_subset one has where an entry reaches 1."""
-    u, z = torch.zeros(5).numpy(), torch.tensor([1.0, 0.7, 0.3, 0.0, 0.0], dtype=torch.float64).numpy()
-    assert may_kink(k_subset(5, 2), C, u, z)
-    assert not may_kink(k_subset(5, 2), B, u, z)
-    assert may_kink(k_subset(5, 2), E, u, z)
-    assert not may_kink(k_subset(5, 2), X, u, z)
-    assert not may_kink(simplex(5), C, u, z / 2)
+    z = torch.tensor([[1.0, 0.7, 0.3, 0.0, 0.0]], dtype=torch.float64)
+    nothing = torch.zeros(1, 5, dtype=torch.bool)
+    assert C.may_kink(k_subset(5, 2), z, nothing).all()
+    assert not B.may_kink(k_subset(5, 2), z, nothing).any()
+    assert E.may_kink(k_subset(5, 2), z, nothing).all()
+    assert not X.may_kink(k_subset(5, 2), z, nothing).any()
+    assert not C.may_kink(simplex(5), z / 2, nothing).any()
+
+
+def test_what_a_mask_holds_fast_is_no_kink() -> None:
+    """With all but two entries forbidden the others are 1, whatever u; with all but three they may reach 1."""
+    z = torch.tensor([[1.0, 1.0, 0.0, 0.0, 0.0]], dtype=torch.float64).expand(2, 5)
+    forbidden = torch.tensor([[0, 0, 1, 1, 1], [0, 0, 0, 1, 1]]).bool()
+    assert E.may_kink(k_subset(5, 2), z, forbidden).tolist() == [False, True]
 
 
 # --- who is wrong ---------------------------------------------------------------------------------------------------
@@ -272,8 +355,8 @@ def test_a_broken_reference_is_told_from_a_broken_candidate(what: str, name: str
     engine = type(ENGINES[name])
     right = engine.softmax
 
-    def broken(self, P, regularizer, u, forbidden):
-        z, info = right(self, P, regularizer, u, forbidden)
+    def broken(self, problem):
+        z, info = right(self, problem)
         return (nudged(z) if what == "z" else 2 * z - z.detach()), info
 
     monkeypatch.setattr(engine, "softmax", broken)
@@ -298,8 +381,8 @@ def test_the_verdict_on_a_disagreement_of_d_where_the_arbiter_is_certain_to_e(d:
 def test_what_the_references_cannot_tell_is_neither_right_nor_wrong(monkeypatch) -> None:
     """Both references good to 1e-3 only, and so uncertified; the candidate is not certified either, and is close."""
 
-    def vague(self, P, regularizer, u, forbidden):
-        z, info = ENGINES["fast"].softmax(P, regularizer, u, forbidden)
+    def vague(self, problem):
+        z, info = ENGINES["fast"].softmax(problem)
         return nudged(z, 1e-3), info
 
     for name in ("kkt", "cvxpylayer"):
@@ -391,8 +474,6 @@ def test_the_names_of_candidates_are_text_on_the_page(tmp_path) -> None:
 
 
 def test_plot_takes_and_returns_axes(failed: cvxsst.Report) -> None:
-    import matplotlib.pyplot as plt
-
     figure, axes = plt.subplots(2, 1)
     errors, times = failed.plot(axes)
     assert (errors, times) == (axes[0], axes[1])
@@ -430,8 +511,6 @@ def test_compare_says_who_is_right() -> None:
 
 
 def test_comparisons_are_drawn_and_saved(tmp_path) -> None:
-    import matplotlib.pyplot as plt
-
     compared = cvxsst.compare(softmax, "kkt", simplex(3), C, n=2, temperatures=(1.0,))
     text = compared.save(tmp_path / "compared.html").read_text()
     assert text.count("<section>") == 2
@@ -486,6 +565,16 @@ def test_one_line_in_a_test() -> None:
 def test_wrong_arguments_raise(arguments: tuple, options: dict, says: str) -> None:
     with pytest.raises(ValueError, match=re.escape(says)):
         cvxsst.validate(*arguments, **options)
+
+
+def test_each_masked_instance_has_a_mask_of_its_own() -> None:
+    P = birkhoff(4)
+    drawn, plain = (draw(P, 48, (1.0,), (1.0, 5.0), seed=0, masks=masks) for masks in (True, False))
+    rows = [i for i, kind in enumerate(drawn.kinds) if kind == "mask"]
+    assert len(rows) == 8
+    assert len({torch.isinf(drawn.w[i]).numpy().tobytes() for i in rows}) == len(rows)
+    others = [i for i in range(48) if i not in rows]
+    assert torch.equal(drawn.w[others], plain.w[others]), "masks change nothing else"
 
 
 @pytest.mark.parametrize("P", [birkhoff(3), k_subset(5, 2), simplex(1), spanning_tree(4)], ids=repr)
@@ -547,6 +636,14 @@ def test_a_solver_of_her_own_on_the_command_line(monkeypatch, capsys, own: Path)
     assert status == 1
     assert "FAILED: gradient" in out
     assert "1 of 1 validations failed" in err
+
+
+def test_skipping_on_the_command_line(monkeypatch, capsys, own: Path) -> None:
+    problem = ("--polytope", "simplex(3)", "--regularizer", "CategoricalEntropy", *FEW)
+    status, out, _ = run(monkeypatch, capsys, "validate", "hers:wrong", *problem, "--no-gradients", "--no-shapes")
+    assert status == 0, out
+    judged = {line.split()[0] for line in out.splitlines() if " pass " in line}
+    assert judged == {"answers", "feasible", "optimal", "value", "cold", "float32"}
 
 
 def test_fast_paths_on_the_command_line(monkeypatch, capsys, own: Path) -> None:

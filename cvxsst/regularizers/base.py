@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import cvxpy as cp
 import numpy as np
@@ -20,9 +20,7 @@ import torch
 
 from cvxsst.errors import ArgumentTypeError
 from cvxsst.geometry.faces import Face
-
-if TYPE_CHECKING:
-    from cvxsst.polytope import Polytope
+from cvxsst.polytope import Polytope
 
 Bound = tuple[torch.Tensor, torch.Tensor]  # g (B, n) and D (B,)
 
@@ -45,10 +43,10 @@ class Regularizer(ABC):
         """What reports call it: ``CategoricalEntropy``."""
         return repr(self).removesuffix("()")
 
-    def require_domain(self, P: Polytope) -> None:
+    def require_domain(self, P: Polytope) -> None:  # noqa: B027 - defined everywhere, unless overridden
         """Raise a ValueError where f is not defined on all of P."""
 
-    def require_certificate(self, P: Polytope) -> None:
+    def require_certificate(self, P: Polytope) -> None:  # noqa: B027 - likewise
         """Raise a ValueError where no bounds can be had, so that no answer could be judged."""
 
     @abstractmethod
@@ -111,7 +109,7 @@ class Maximum(NamedTuple):
 
 
 class Slice(ABC):
-    """f as a function of some entries of z, the others being fixed: what the reference engine asks, one instance a time.
+    """f as a function of some entries of z, the others being fixed: what the reference engine asks of each instance.
 
     Attributes:
         tolerance: on ``error``: below it a solution is accepted.

@@ -24,7 +24,7 @@ INWARD = (1e-300, 1e-100, 1e-30, 1e-16, 1e-12, 1e-9, 1e-6)
 TIGHT = 1e-7  # slack below which z is taken to lie on a face
 NEARLY_TIGHT = 1e-6  # and below which a constraint may be about to leave, or to enter, the active ones
 EPS = torch.finfo(torch.float64).eps
-TOLERANCE = 1e-6  # of the reference engine: distance from z to the solution, relative to the largest entry over P if > 1
+TOLERANCE = 1e-6  # of the reference engine: distance from z to the solution, relative to the largest entry if > 1
 
 
 class Separable(Regularizer):

@@ -16,30 +16,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-from cvxsst.geometry.faces import said_by_domain
-from cvxsst.polytope import Polytope
-from cvxsst.regularizers import ExponentialFamily, Regularizer, Separable
-from cvxsst.validation.evidence import (
-    KINK,
-    LIMITED,
-    RIGHT,
-    SILENT,
-    WRONG,
-    ValueVerdict,
-    Witness,
-    Yardstick,
-    value_status,
-)
+from cvxsst.regularizers import Regularizer
+from cvxsst.validation.evidence import ValueVerdict, Witness, Yardstick, value_status
+from cvxsst.validation.findings import KINK, LIMITED, RIGHT, SILENT, UNASKED, WRONG
 from cvxsst.validation.instances import Instances
 
 STEP = 1e-4  # of u, over the size of P: 1e-8 of truncation, and the solver's error of 1e-12 becomes 1e-8
 FINE = 0.25  # a second step, as a share of the first: what changes with it is the difference's own error
 JUMP = 1e-3  # of one-sided derivatives: smooth ones differ by less than STEP |z''|
 BESIDE = 1e-6  # how far from u a vjp that jumps there is asked again
-TIGHT = 1e-6  # slack below which a constraint may be about to leave, or to enter, the active ones
 
 
 @dataclass(frozen=True)
@@ -56,6 +43,13 @@ class Differences:
     tight: list[bool]
     source: list[str]
 
+    @staticmethod
+    def none(N: int, n: int) -> Differences:
+        """Where no gradient is to be judged."""
+        value = torch.full((N, n), torch.nan, dtype=torch.float64)
+        nowhere = torch.zeros(N, dtype=torch.bool)
+        return Differences(value, torch.full((N,), torch.inf, dtype=torch.float64), nowhere, [False] * N, [""] * N)
+
 
 def differences(
     witnesses: list[Witness],
@@ -66,19 +60,20 @@ def differences(
 ) -> Differences:
     """Difference, at each instance, the first of these solvers that is proved neither wrong nor silent there."""
     N, n = len(instances), witnesses[0].solver.P.size
-    value = torch.full((N, n), torch.nan, dtype=torch.float64)
-    error, kink = torch.full((N,), torch.inf, dtype=torch.float64), torch.zeros(N, dtype=torch.bool)
+    nothing = Differences.none(N, n)
+    value, error, kink = nothing.value, nothing.error, nothing.kink
     tolerance = yardstick.of_z(instances).tolist()
     source = [_source(witnesses, verdict, i, tolerance[i]) for i in range(N)]
-    tight = [
-        w is not None and may_kink(w.solver.P, regularizer, u.reshape(-1).numpy(), w.answer.z[i].numpy())
-        for i, (w, u) in enumerate(zip(source, instances.u, strict=True))
-    ]
+    tight = torch.zeros(N, dtype=torch.bool)
     for witness in witnesses:
         rows = [i for i in range(N) if source[i] is witness]
         if rows:
-            value[rows], error[rows], kink[rows] = _of(witness, instances.take(rows), STEP / yardstick.size)
-    return Differences(value, error, kink & torch.tensor(tight), tight, ["" if w is None else w.name for w in source])
+            asked = instances.take(rows)
+            value[rows], error[rows], kink[rows] = _of(witness, asked, STEP / yardstick.size)
+            forbidden = torch.isinf(asked.u).reshape(len(rows), n)
+            tight[rows] = regularizer.may_kink(witness.solver.P, witness.answer.z[rows], forbidden)
+    names = ["" if w is None else w.name for w in source]
+    return Differences(value, error, kink & tight, tight.tolist(), names)
 
 
 def _source(witnesses: list[Witness], verdict: ValueVerdict, i: int, tol: float) -> Witness | None:
@@ -112,27 +107,12 @@ def vjp_error(x: Witness, differenced: Differences) -> torch.Tensor:
     return _largest(x.answer.vjp[0] - differenced.value) / _largest(differenced.value).clamp(min=1.0)
 
 
-def may_kink(P: Polytope, regularizer: Regularizer, u: np.ndarray, z: np.ndarray) -> bool:
-    """Whether a constraint is tight at z, beyond those that an entropy keeps from being reached.
-
-    Of a lifted polytope the constraints on z alone are not known: there may be.
-    """
-    if isinstance(regularizer, ExponentialFamily):
-        return False
-    forbidden = np.isinf(u)
-    face = P.restricted(tuple(np.flatnonzero(forbidden).tolist())) if forbidden.any() else P.presolved
-    form = face.core.form
-    if form.lifted or not isinstance(regularizer, Separable):
-        return True
-    slack = form.h - form.G @ z[~forbidden][face.free]
-    slack[said_by_domain(face.core, regularizer)] = np.inf
-    return bool((slack < TIGHT).any())
-
-
 def judge_vjps(
     x: Witness, others: list[Witness], differenced: Differences, instances: Instances, yardstick: Yardstick
 ) -> list[str]:
     """The verdict on x's gradient at each instance."""
+    if not x.solver.has_gradient:
+        return [UNASKED] * len(instances)
     tolerance = yardstick.of_vjp(instances)
     reach, mine = tolerance + differenced.error, vjp_error(x, differenced)
     seconds = [(o, vjp_error(o, differenced)) for o in others if o.solver.has_gradient]

@@ -22,14 +22,12 @@ import numpy as np
 import torch
 
 from cvxsst.certificate import judged
-from cvxsst.errors import NoFastPathError
 from cvxsst.polytope import Polytope
 from cvxsst.problem import Problem
-from cvxsst.regularizers import Custom, ExponentialFamily, Regularizer, Separable
+from cvxsst.regularizers import Regularizer
+from cvxsst.validation.findings import LIMITED, RIGHT, SILENT, WRONG
 from cvxsst.validation.instances import Instances
 from cvxsst.validation.solvers import Answer, Solver
-
-RIGHT, LIMITED, WRONG, KINK, SILENT = "right", "limited", "wrong", "kink", "no answer"
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Yardstick:
     Attributes:
         tolerance: of z, where entries of P are of size 1.
         size: the largest entry over P, at least 1.
-        convexity: m of (1); 1 for a Custom f, of which none is known: there e is a measure and no bound.
+        convexity: m of (1); 1 for an f of which none is known: there e is a measure and no bound.
         precision: the machine epsilon of the candidate's dtype.
     """
 
@@ -51,7 +49,7 @@ class Yardstick:
     @staticmethod
     def of(P: Polytope, regularizer: Regularizer, tolerance: float, dtype: torch.dtype) -> Yardstick:
         size = max(1.0, float(np.abs(P.bounds).max(initial=0.0)))
-        return Yardstick(tolerance, size, _convexity(P, regularizer, size), torch.finfo(dtype).eps)
+        return Yardstick(tolerance, size, regularizer.convexity(P), torch.finfo(dtype).eps)
 
     def of_z(self, instances: Instances) -> torch.Tensor:
         """The tolerance on |z - z*|; rounding of u moves z by up to eps |u| / m, whoever solves."""
@@ -63,15 +61,6 @@ class Yardstick:
 
     def of_vjp(self, instances: Instances) -> torch.Tensor:
         return 10 * self.tolerance * self.size**2 + 16 * self.precision * instances.reach / self.convexity
-
-
-def _convexity(P: Polytope, regularizer: Regularizer, size: float) -> float:
-    if isinstance(regularizer, Separable):
-        return regularizer.curvature_up_to(size)
-    if isinstance(regularizer, ExponentialFamily):
-        V = P.vertices()  # Cov(z) has no eigenvalue above the squared radius of Z
-        return 1 / max(float(((V - V.mean(0)) ** 2).sum(1).max()), 1e-12)
-    return 1.0
 
 
 @dataclass
@@ -97,6 +86,11 @@ class Witness:
         nothing = torch.full((3, N), torch.inf, dtype=torch.float64)
         return Witness(solver, dtype, Answer.none(k, N, solver.P.size, "not asked"), *nothing)
 
+    def within(self, i: int, tol: float) -> float:
+        """``bound`` of instance i, or tol if that is more: below it a bound is rounding of linear programs, which depends
+        on those solved before."""
+        return max(self.bound[i].item(), tol)
+
     def testify(self, instances: Instances, rows: list[int], regularizer: Regularizer, yardstick: Yardstick) -> None:
         """Ask the solver about these instances, and certify what it says."""
         if not rows:
@@ -113,7 +107,22 @@ class Witness:
 def certify(
     P: Polytope, regularizer: Regularizer, u: torch.Tensor, z: torch.Tensor, yardstick: Yardstick
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(infeasibility, gap) of each z ``(N, n)``; a z outside the domain of f by less than the tolerance is moved in."""
+    """(infeasibility, gap) of each z ``(N, n)``; a z outside the domain of f by less than the tolerance is moved in.
+
+    Both are inf for a z with which the linear programs cannot be solved: nothing that a solver says stops the others.
+    """
+    try:
+        return _certify(P, regularizer, u, z, yardstick)
+    except (RuntimeError, ArithmeticError, AssertionError, np.linalg.LinAlgError):
+        if len(z) == 1:
+            return z.new_full((1,), torch.inf), z.new_full((1,), torch.inf)
+    alone = [certify(P, regularizer, u[i : i + 1], z[i : i + 1], yardstick) for i in range(len(z))]
+    return torch.cat([infeasibility for infeasibility, _ in alone]), torch.cat([gap for _, gap in alone])
+
+
+def _certify(
+    P: Polytope, regularizer: Regularizer, u: torch.Tensor, z: torch.Tensor, yardstick: Yardstick
+) -> tuple[torch.Tensor, torch.Tensor]:
     low, high = regularizer.domain
     inside = z.clamp(low, high)
     moved = (inside - z).abs().amax(dim=1) if z.shape[1] else z.new_zeros(len(z))
@@ -136,8 +145,8 @@ def judge_values(candidate: Witness, references: list[Witness], tolerance: torch
     """Hold the candidate against the best reference; its own bound counts where it is the better of the two."""
     arbiters, errors, statuses = [], [], []
     for i, tol in enumerate(tolerance.tolist()):
-        arbiter = _arbiter([candidate, *references], i)
-        best = _arbiter(references, i)
+        arbiter = _arbiter([*references, candidate], i, tol)
+        best = _arbiter(references, i, tol)
         status = value_status(candidate, arbiter, i, tol)
         error = candidate.bound[i].item() if best is None else _distance(candidate, best, i)
         if status == RIGHT and error > tol:
@@ -160,22 +169,11 @@ def value_status(x: Witness, arbiter: Witness | None, i: int, tol: float) -> str
     return RIGHT if d <= tol else WRONG if d > tol + e else LIMITED
 
 
-def _arbiter(witnesses: list[Witness], i: int) -> Witness | None:
-    best = min(witnesses, key=lambda w: w.bound[i].item(), default=None)
+def _arbiter(witnesses: list[Witness], i: int, tol: float) -> Witness | None:
+    """The first of the most certain."""
+    best = min(witnesses, key=lambda w: w.within(i, tol), default=None)
     return None if best is None or not torch.isfinite(best.bound[i]) else best
 
 
 def _distance(x: Witness, y: Witness, i: int) -> float:
     return (x.answer.z[i] - y.answer.z[i]).abs().max().item() if x.answer.z.shape[1] else 0.0
-
-
-def certifiable(P: Polytope, regularizer: Regularizer) -> None:
-    """Raise a ValueError where no certificate can be had, so that nobody could say who is wrong."""
-    regularizer.require_domain(P)
-    if isinstance(regularizer, ExponentialFamily):
-        try:
-            P.vertices()
-        except NoFastPathError as error:
-            raise NoFastPathError(f"P: the exponential family is judged by enumeration, and {error}") from None
-    if not isinstance(regularizer, Separable | Custom | ExponentialFamily):
-        raise ValueError(f"regularizer: there is no certificate for {regularizer!r}")

@@ -15,7 +15,7 @@ from cvxsst.maps import argmax
 from cvxsst.polytope import Polytope
 
 TIES_EVERY, MASKS_EVERY = 4, 6  # one instance in four has ties, one in six a mask
-MASKS = 2  # different masks in all: the engines prepare each face that a mask leaves
+MASKED = 0.3  # of the entries that may be forbidden
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,17 @@ class Instances:
 def draw(
     P: Polytope, n: int, temperatures: Sequence[float], scales: Sequence[float], seed: int, masks: bool
 ) -> Instances:
-    """n instances for each temperature: the same n utilities, so that only T differs; scales taken in turn."""
+    """n instances for each temperature: the same n utilities, so that only T differs; scales taken in turn.
+
+    The masks, a new one for each masked instance, are drawn apart: without them the other instances are the same.
+    """
     generator = torch.Generator().manual_seed(seed)
-    patterns = _masks(P, generator) if masks else []
-    drawn = [_one(P, i, scales, patterns, generator) for i in range(n)]
+    drawn = [_one(P, i, scales, generator) for i in range(n)]
+    if masks:
+        generator_of_masks = torch.Generator().manual_seed(seed)
+        chosen = [i for i, (_, kind) in enumerate(drawn) if kind == "normal" and i % MASKS_EVERY == MASKS_EVERY - 2]
+        for i in chosen:
+            drawn[i] = _masked(P, drawn[i][0], generator_of_masks)
     w = torch.stack([utilities for utilities, _ in drawn]).repeat(len(temperatures), *[1] * len(P.shape))
     T = torch.tensor(temperatures, dtype=torch.float64).repeat_interleave(n)
     g = torch.randn(3, len(w), P.size, generator=generator, dtype=torch.float64)
@@ -67,29 +74,23 @@ def draw(
     return Instances(w, T, u, tuple(kind for _, kind in drawn) * len(temperatures), g)
 
 
-def _one(
-    P: Polytope, i: int, scales: Sequence[float], patterns: list[torch.Tensor], generator: torch.Generator
-) -> tuple[torch.Tensor, str]:
+def _one(P: Polytope, i: int, scales: Sequence[float], generator: torch.Generator) -> tuple[torch.Tensor, str]:
     if i % TIES_EVERY == TIES_EVERY - 1:
         if i == TIES_EVERY - 1:
             return torch.zeros(P.shape, dtype=torch.float64), "ties"
         return torch.randint(-1, 2, P.shape, generator=generator).double(), "ties"
-    w = torch.randn(P.shape, generator=generator, dtype=torch.float64)
-    if patterns and i % MASKS_EVERY == MASKS_EVERY - 2:
-        return w.masked_fill(patterns[i // MASKS_EVERY % len(patterns)], -torch.inf), "mask"
-    return scales[i % len(scales)] * w, "normal"
+    return scales[i % len(scales)] * torch.randn(P.shape, generator=generator, dtype=torch.float64), "normal"
 
 
-def _masks(P: Polytope, generator: torch.Generator) -> list[torch.Tensor]:
-    """Entries to forbid, so that one vertex at least is left: none that it uses, none that can be negative."""
+def _masked(P: Polytope, w: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, str]:
+    """w with a mask of its own, such that a vertex is left: none of its entries, and none that can be negative.
+
+    The vertex is found by a linear program: a family's oracle, which may be wrong, is not asked.
+    """
     lower, upper = (torch.from_numpy(np.asarray(bound)).reshape(P.shape) for bound in P.bounds)
-    found: list[torch.Tensor] = []
-    for _ in range(MASKS):
-        v = argmax(P, torch.randn(P.shape, generator=generator, dtype=torch.float64))
-        chance = torch.rand(P.shape, generator=generator, dtype=torch.float64)
-        allowed = (lower.abs() < 1e-9) & (upper > 1e-9) & (v.abs() < 1e-9)
-        lots = chance.masked_fill(~allowed, torch.inf)
-        forbidden = allowed & ((chance < 0.3) | (lots == lots.min()))  # one at least
-        if bool(forbidden.any()):
-            found.append(forbidden)
-    return found
+    v = argmax(P, torch.randn(P.shape, generator=generator, dtype=torch.float64), engine="lp")
+    chance = torch.rand(P.shape, generator=generator, dtype=torch.float64)
+    allowed = (lower.abs() < 1e-9) & (upper > 1e-9) & (v.abs() < 1e-9)
+    lots = chance.masked_fill(~allowed, torch.inf)
+    forbidden = allowed & ((chance < MASKED) | (lots == lots.min()))  # one at least
+    return (w.masked_fill(forbidden, -torch.inf), "mask") if bool(forbidden.any()) else (w, "normal")

@@ -15,17 +15,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-import cvxpy as cp
-import numpy as np
 import torch
 
 from cvxsst.maps import argmax
-from cvxsst.polytope import Polytope
-from cvxsst.regularizers import Custom, ExponentialFamily, Regularizer, Separable
-from cvxsst.validation.evidence import LIMITED, RIGHT, WRONG
+from cvxsst.validation.findings import LIMITED, RIGHT, WRONG, Law, Worst, number, reproducible
 from cvxsst.validation.instances import Instances
-from cvxsst.validation.report import Law, Worst, number
 from cvxsst.validation.solvers import Answer
 from cvxsst.validation.trial import Trial, ask_shaped
 
@@ -112,7 +108,7 @@ def _proof(trial: Trial, i: int) -> str:
     own = f"lies {number(outside)} outside P" if outside > tolerance else f"has a certified gap of {number(gap)}"
     return (
         f"the candidate is wrong: its z is {number((z - arbiter.answer.z[i]).abs().max().item())} away from that of "
-        f"{' and '.join(agree) or arbiter.name}, certified to within {number(arbiter.bound[i].item())}, and {own}"
+        f"{' and '.join(agree) or arbiter.name}, certified to within {number(arbiter.within(i, tolerance.item()))}, and {own}"
     )
 
 
@@ -178,38 +174,18 @@ def cold(trial: Trial) -> Law:
     u = (w / T.reshape(-1, *[1] * len(P.shape))).to(trial.dtype).double()
     instances = Instances(w, T, u, ("normal",) * len(w), torch.zeros(3, *w.shape, dtype=torch.float64))
     answer = trial.candidate.solver.ask(u, dtype=trial.dtype)
-    flat, v = w.reshape(len(w), -1), argmax(P, w).reshape(len(w), -1)
+    flat, v = w.reshape(len(w), -1), argmax(P, w, engine="lp").reshape(len(w), -1)
     rounding = trial.yardstick.of_z(instances) * flat.abs().sum(dim=1)
     return _law(
         "cold",
         "as T -> 0 no utility is lost: <w, v - z> <= T (f(v) - f(z))",
         instances,
         errors=(flat * (v - answer.z)).sum(dim=1).clamp(min=0),
-        allowed=T * _rise(P, trial.regularizer, v, answer.z) + rounding,
+        allowed=T * trial.regularizer.rise(P, answer.z, v) + rounding,
         got=answer.z,
         expected=v,
         because=answer.why,
     )
-
-
-def _rise(P: Polytope, regularizer: Regularizer, v: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-    """f(v) - f(z); for the exponential family its bound log |Z|: A* is 0 at vertices and nowhere below -log |Z|."""
-    if isinstance(regularizer, ExponentialFamily):
-        return torch.full((len(v),), float(np.log(len(P.vertices()))), dtype=torch.float64)
-    if isinstance(regularizer, Separable):
-        sides = [regularizer.value(np.clip(x.numpy(), *regularizer.domain)).sum(axis=1) for x in (v, z)]
-        return torch.from_numpy(np.asarray(sides[0] - sides[1]))
-    assert isinstance(regularizer, Custom)
-    variable = cp.Variable(P.shape)
-    f = regularizer.expression(variable)
-    rises = []
-    for vi, zi in zip(v.numpy(), z.numpy(), strict=True):
-        sides = []
-        for x in (vi, zi):
-            variable.value = x.reshape(P.shape)
-            sides.append(float(np.asarray(f.value).item()))
-        rises.append(sides[0] - sides[1])
-    return torch.tensor(rises, dtype=torch.float64)
 
 
 def single_precision(trial: Trial) -> Law:
@@ -218,12 +194,17 @@ def single_precision(trial: Trial) -> Law:
     single = ask(instances.u, instances.cotangents, torch.float32)
     double = ask(instances.u, instances.cotangents, torch.float64)
     rounding = torch.finfo(torch.float32).eps * instances.reach / trial.yardstick.convexity
-    allowed = SINGLE * trial.yardstick.size + 8 * rounding
-    allowed_vjp = SINGLE_VJP * trial.yardstick.size**2 + 16 * rounding
-    rows = [i for i, why in enumerate(double.why) if not why]
     smooth = [i for i in trial.differentiated() if not double.why_no_vjp[i]]
+    differences = _differences(
+        single,
+        double,
+        allowed=SINGLE * trial.yardstick.size + 8 * rounding,
+        allowed_vjp=SINGLE_VJP * trial.yardstick.size**2 + 16 * rounding,
+        smooth=smooth,
+    )
+    rows = [i for i, why in enumerate(double.why) if not why]
     says = "only the last digits are lost in float32"
-    return _same("float32", says, instances, [single], double, allowed, allowed_vjp, rows, smooth)
+    return _same("float32", says, instances, differences, rows, len(set(rows) & set(trial.kinks)))
 
 
 def batch(trial: Trial) -> Law:
@@ -233,54 +214,68 @@ def batch(trial: Trial) -> Law:
     some, solver = trial.instances.take(rows), trial.candidate.solver
     alone = [ask_shaped(solver, (), trial.instances.take([i]), dtype) for i in rows]
     several = [Answer.together(alone), ask_shaped(solver, (1, -1), some, dtype)] if rows else []
-    smooth = [k for k, i in enumerate(rows) if i in trial.differentiated()]
-    allowed, allowed_vjp = trial.yardstick.of_z(some), trial.yardstick.of_vjp(some)
+    differentiated = set(trial.differentiated())
+    differences = [
+        difference
+        for other in several
+        for difference in _differences(
+            other,
+            trial.candidate.answer.take(rows),
+            allowed=trial.yardstick.of_z(some),
+            allowed_vjp=trial.yardstick.of_vjp(some),
+            smooth=[k for k, i in enumerate(rows) if i in differentiated],
+        )
+    ]
     says = "alone, or in a batch of shape (1, B), the same answer"
-    whole = trial.candidate.answer.take(rows)
-    return _same("batch", says, some, several, whole, allowed, allowed_vjp, list(range(len(rows))), smooth)
+    return _same("batch", says, some, differences, list(range(len(rows))), len(set(rows) & set(trial.kinks)))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one answer is from another in z, or in the vjp, at each of N instances: errors and what is allowed."""
+
+    got: torch.Tensor
+    expected: torch.Tensor
+    errors: torch.Tensor
+    allowed: torch.Tensor
+    because: list[str]
+
+
+def _differences(
+    other: Answer, answer: Answer, *, allowed: torch.Tensor, allowed_vjp: torch.Tensor, smooth: list[int]
+) -> list[Difference]:
+    """In z; and in the vjp, relative to its size, where there is one at all (``smooth``)."""
+    words = [why or "the z differ" for why in other.why]
+    in_z = Difference(other.z, answer.z, _largest(other.z - answer.z), allowed, words)
+    if not smooth:
+        return [in_z]
+    vjp, expected = other.vjp[0], answer.vjp[0]
+    errors = torch.zeros(len(vjp), dtype=torch.float64)
+    errors[smooth] = (_largest(vjp - expected) / _largest(expected).clamp(min=1.0))[smooth]
+    words = [why or "the gradients differ" for why in other.why_no_vjp]
+    return [in_z, Difference(vjp, expected, errors, allowed_vjp, words)]
 
 
 def _same(
-    name: str,
-    says: str,
-    instances: Instances,
-    others: list[Answer],
-    answer: Answer,
-    allowed: torch.Tensor,
-    allowed_vjp: torch.Tensor,
-    rows: list[int],
-    smooth: list[int],
+    name: str, says: str, instances: Instances, differences: list[Difference], rows: list[int], kinks: int
 ) -> Law:
-    """The law that others equal answer: in z, and (relative to its size, without kinks: ``smooth``) in the vjp."""
-    if not others or not rows:
+    """The law that there is no difference, of each instance the worst of its differences."""
+    if not rows:
         return Law(name, says, None, detail="no answer to compare with")
-    size = _largest(answer.vjp[0]).clamp(min=1.0)
-    kinks = torch.ones(len(instances), dtype=torch.bool)
-    kinks[smooth] = False
-    got = [part for other in others for part in (other.z, other.vjp[0])]
-    expected = [answer.z, answer.vjp[0]] * len(others)
-    errors = [_largest(x - y) for x, y in zip(got, expected, strict=True)]
-    errors = [(e / size).masked_fill(kinks, 0.0) if k % 2 else e for k, e in enumerate(errors)]
-    E, A = torch.stack(errors), torch.stack([allowed, allowed_vjp] * len(others))
-    worst = torch.nan_to_num(E / A, nan=torch.inf).argmax(dim=0)
-    every = torch.arange(len(instances))
-    words = [_difference(others[k // 2], k % 2 == 1, i) for i, k in enumerate(worst.tolist())]
+    strains = torch.stack([difference.errors / difference.allowed for difference in differences])
+    worst = [differences[k] for k in torch.nan_to_num(strains, nan=torch.inf).argmax(dim=0)]
     return _law(
         name,
         says,
         instances,
-        errors=E[worst, every],
-        allowed=A[worst, every],
-        got=torch.stack(got)[worst, every],
-        expected=torch.stack(expected)[worst, every],
+        errors=torch.stack([difference.errors[i] for i, difference in enumerate(worst)]),
+        allowed=torch.stack([difference.allowed[i] for i, difference in enumerate(worst)]),
+        got=torch.stack([difference.got[i] for i, difference in enumerate(worst)]),
+        expected=torch.stack([difference.expected[i] for i, difference in enumerate(worst)]),
         rows=rows,
-        because=words,
-        kinks=len(set(rows) - set(smooth)),
+        because=[difference.because[i] for i, difference in enumerate(worst)],
+        kinks=kinks,
     )
-
-
-def _difference(other: Answer, in_vjp: bool, i: int) -> str:
-    return (other.why_no_vjp[i] or "the gradients differ") if in_vjp else (other.why[i] or "the z differ")
 
 
 def _largest(rows: torch.Tensor) -> torch.Tensor:
@@ -317,9 +312,25 @@ def _law(
     if wrong:
         where = f"{len(wrong)} of {len(rows)} ({_kinds(instances, wrong)}); the worst at T = {instances.T[i].item():g}"
         detail = "; ".join(part for part in (where, because[i] if because is not None else "") if part)
+    return Law(
+        name,
+        says,
+        passed=not wrong,
+        error=math.inf if wrong and torch.isnan(errors[i]) else reproducible(errors[i].item()),
+        tolerance=allowed[i].item(),
+        judged=len(rows),
+        instances=len(instances),
+        kinks=kinks,
+        limited=limited,
+        detail=detail,
+        worst=_worst(instances, i, got, expected),
+    )
+
+
+def _worst(instances: Instances, i: int, got: torch.Tensor, expected: torch.Tensor | None) -> Worst:
     shape = instances.w.shape[1:]
     unknown = torch.full(shape, torch.nan, dtype=torch.float64)
-    worst = Worst(
+    return Worst(
         w=instances.w[i],
         temperature=instances.T[i].item(),
         u=instances.u[i],
@@ -327,19 +338,6 @@ def _law(
         kind=instances.kinds[i],
         z=got[i].reshape(shape),
         expected=unknown if expected is None else expected[i].reshape(shape),
-    )
-    return Law(
-        name,
-        says,
-        passed=not wrong,
-        error=math.inf if wrong and torch.isnan(errors[i]) else errors[i].item(),
-        tolerance=allowed[i].item(),
-        judged=len(rows),
-        instances=len(instances),
-        kinks=kinks,
-        limited=limited,
-        detail=detail,
-        worst=worst,
     )
 
 

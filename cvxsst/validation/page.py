@@ -6,16 +6,13 @@ import base64
 import io
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+from cvxsst.validation.findings import Findings, Law, Pair, number
 from cvxsst.validation.plot import draw_errors, draw_times, require_matplotlib
-from cvxsst.validation.report import Law, Report, number
-
-if TYPE_CHECKING:
-    from cvxsst.validation.comparison import Comparison
 
 # A table row becomes a card where the page is narrow; long utilities scroll inside their own box.
 STYLE = """
@@ -46,7 +43,7 @@ pre { overflow-x: auto; background: #f6f7f8; padding: .6rem; font-size: .8rem; m
 """
 
 
-def save(reports: list[Report], path: str | Path, summary: Comparison | None = None) -> Path:
+def save(reports: Sequence[Findings], path: str | Path, summary: Pair[Any] | None = None) -> Path:
     """Write the page of these reports; see ``Report.save``."""
     check_writable(path)
     return write_whole(Path(path), page(reports, summary))
@@ -59,7 +56,7 @@ def check_writable(path: str | Path) -> None:
         raise FileNotFoundError(f"path: there is no folder {Path(path).parent}; make it first")
 
 
-def page(reports: list[Report], summary: Comparison | None = None) -> str:
+def page(reports: Sequence[Findings], summary: Pair[Any] | None = None) -> str:
     """The whole document."""
     title = "cvxsst validate" if summary is None else "cvxsst compare"
     passed = sum(report.passed for report in reports)
@@ -73,23 +70,20 @@ def page(reports: list[Report], summary: Comparison | None = None) -> str:
     )
 
 
-def _summary(comparison: Comparison) -> str:
-    from cvxsst.validation.comparison import worst_errors
-
-    names = [escape(report.candidate) for report in (comparison.a, comparison.b)]
+def _summary(pair: Pair[Any]) -> str:
+    names = [escape(found.candidate) for found in (pair.a, pair.b)]
     headers = ["T", *(f"{name}: {what}" for name in names for what in ("z", "vjp")), "verdict"]
     rows = []
-    for T, verdict in comparison.verdicts.items():
-        errors = [cell for report in (comparison.a, comparison.b) for cell in worst_errors(report, T)]
-        cells = [f"{T:g}", *errors, escape(verdict)]
+    for T, verdict in pair.verdicts.items():
+        cells = [f"{T:g}", *pair.a.worst_errors(T), *pair.b.worst_errors(T), escape(verdict)]
         rows.append([_cell(c, h, "n" if h != "verdict" else "wide") for c, h in zip(cells, headers, strict=True)])
     head = [f'<th class="{"n" if h != "verdict" else ""}">{h}</th>' for h in headers]
-    pictures = _pictures([comparison.a, comparison.b])
+    pictures = _pictures([pair.a, pair.b])
     question = "<p>Who is right? The largest errors, kinks left out; ! where wrong.</p>"
     return f'{question}<div class="summary">{_table(head, rows)}</div>{pictures}'
 
 
-def section(report: Report, pictures: bool = True) -> str:
+def section(report: Findings, pictures: bool = True) -> str:
     """One report: headline, table of laws, pictures, proofs, worst instances."""
     kind = "pass" if report.passed else "fail"
     blame = "".join(f'<p class="blame">{escape(proof)}</p>' for proof in report.blamed.values())
@@ -106,7 +100,7 @@ def section(report: Report, pictures: bool = True) -> str:
     )
 
 
-def _laws(report: Report) -> str:
+def _laws(report: Findings) -> str:
     head = [f"<th>{h}</th>" for h in ("law", "")]
     head += [f'<th class="n">{h}</th>' for h in ("error", "allowed", "judged")] + ["<th>what must hold</th>"]
     rows = []
@@ -145,10 +139,10 @@ def _worst(law: Law) -> str:
     return f"<details><summary>{law.name}: its worst instance ({worst.kind})</summary><pre>{text}</pre></details>"
 
 
-def _pictures(reports: list[Report]) -> str:
+def _pictures(reports: Sequence[Findings]) -> str:
     drawn: list[tuple[Callable, str]] = [
         (draw_errors, "Errors of every instance, against certified references."),
-        (draw_times, "Time of one forward and backward pass, on this machine."),
+        (draw_times, "Time of one pass, on this machine."),
     ]
     figures = "".join(
         f'<figure><img alt="{caption}" src="data:image/png;base64,{_png(draw, reports)}">'
@@ -158,7 +152,7 @@ def _pictures(reports: list[Report]) -> str:
     return f'<div class="pictures">{figures}</div>'
 
 
-def _png(draw: Callable, reports: list[Report]) -> str:
+def _png(draw: Callable, reports: Sequence[Findings]) -> str:
     """The picture at twice the size at which it is read; no window is opened, no global state of pyplot touched."""
     from matplotlib.figure import Figure
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cvxsst.validation.evidence import KINK, LIMITED, RIGHT, SILENT, WRONG
-from cvxsst.validation.report import Point, Report
+from cvxsst.validation.findings import KINK, LIMITED, RIGHT, WRONG, Findings, Point
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,12 +30,11 @@ def require_matplotlib() -> None:
         ) from error
 
 
-def draw(report: Report | list[Report], axes: Any = None) -> Any:
+def draw(reports: Sequence[Findings], axes: Any = None) -> Any:
     """Both pictures into two axes; see ``Report.plot``."""
     require_matplotlib()
     import matplotlib.pyplot as plt
 
-    reports = [report] if isinstance(report, Report) else report
     if axes is None:
         axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")[1]
     if np.size(axes) != 2:
@@ -46,7 +45,7 @@ def draw(report: Report | list[Report], axes: Any = None) -> Any:
     return np.ravel(np.asarray(axes, dtype=object))
 
 
-def draw_errors(ax: Axes, reports: list[Report]) -> None:
+def draw_errors(ax: Axes, reports: Sequence[Findings]) -> None:
     """For each temperature a column of errors in z and one in the vjp, a dot an instance, a color a verdict."""
     temperatures = list(dict.fromkeys(T for report in reports for T in report.temperatures))
     columns = [(k, side) for k in range(len(reports)) for side in ("z", "vjp")]
@@ -54,7 +53,7 @@ def draw_errors(ax: Axes, reports: list[Report]) -> None:
     for t, T in enumerate(temperatures):
         left = t * (len(columns) + 0.8)
         for c, (k, side) in enumerate(columns):
-            _column(ax, left + c, [p for p in reports[k].points if p.temperature == T], side)
+            _column(ax, left + c, reports[k].at(T), side)
             ticks.append(left + c)
             labels.append(side if len(reports) == 1 else f"{side}\n{'ab'[k]}")
         middle = left + (len(columns) - 1) / 2
@@ -78,24 +77,25 @@ def _column(ax: Axes, x: float, points: list[Point], side: str) -> None:
     """The dots of one column, spread sideways in their order, so that none hides another."""
     for i, point in enumerate(points):
         error, verdict = (point.z, point.z_verdict) if side == "z" else (point.vjp, point.vjp_verdict)
-        if verdict == SILENT or not math.isfinite(error):
+        if verdict not in COLORS or not math.isfinite(error):
             continue
         shift = SPREAD * (2 * i / max(1, len(points) - 1) - 1)
         ax.scatter(x + shift, max(error, FLOOR), color=COLORS[verdict], marker=MARKS[verdict], s=14, linewidths=0)
 
 
-def draw_times(ax: Axes, reports: list[Report]) -> None:
-    """Seconds for one forward and backward pass against the size of the batch, one line for each solver."""
+def draw_times(ax: Axes, reports: Sequence[Findings]) -> None:
+    """Seconds for one pass against the size of the batch, one line for each solver."""
     solvers: dict[str, dict[int, float]] = {}
-    for report in reports:
-        for timing in report.times:
-            solvers.setdefault(timing.solver, {})[timing.batch] = timing.seconds
+    for timing in (timing for report in reports for timing in report.times):
+        label = timing.solver if timing.backward else f"{timing.solver} (forward)"
+        solvers.setdefault(label, {})[timing.batch] = timing.seconds
     for k, (solver, times) in enumerate(solvers.items()):
         batches = sorted(times)
         seconds = [times[b] for b in batches]
         ax.plot(batches, seconds, marker="os^D"[k % 4], color=LINES[k % len(LINES)], label=solver, markersize=5)
     sizes = sorted({b for times in solvers.values() for b in times})
-    ax.set(xscale="log", yscale="log", xlabel="batch", ylabel="seconds, forward and backward")
+    both = any(timing.backward for report in reports for timing in report.times)
+    ax.set(xscale="log", yscale="log", xlabel="batch", ylabel=f"seconds, forward{' and backward' if both else ''}")
     ax.set_xticks(sizes, [str(b) for b in sizes])
     measured = [seconds for times in solvers.values() for seconds in times.values()]
     if measured:  # whole decades, so that the axis has numbers

@@ -1,15 +1,15 @@
 """Who is asked beside the candidate: solvers that share no code with it, nor with each other.
 
-    separable f          kkt          a batched interior point and Newton method of this library
+    f with a formula     kkt          a batched interior point and Newton method of this library; separable f
                          cvxpylayer   CvxpyLayer (Clarabel), refined on its face; slow, asked about a few instances
                          fast         the family's closed form, where one is registered
                          scs          the declaration as it stands, by CVXPY and SCS; z only; if the others are too few
     exponential family   enumeration  autograd through a softmax over Z
                          moments      E[z] and Cov(z) in numpy, extended precision
                          fast         the gradient of the family's log-partition function, where one is registered
-    Custom               cvxpylayer, scs
 
-The candidate itself is left out. None of them is believed either: each answer carries its certificate.
+and whatever other engine is registered. The candidate itself is left out. None of them is believed either: each answer
+carries its certificate.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import torch
 
 from cvxsst.engines import ENGINES
 from cvxsst.polytope import Polytope
-from cvxsst.regularizers import Custom, ExponentialFamily, Regularizer, Separable
+from cvxsst.regularizers import Regularizer
 from cvxsst.validation.solvers import Solver, moments, of_engine
 
-ORDER = ("kkt", "enumeration", "fast", "cvxpylayer")
+FIRST = ("kkt", "enumeration", "fast")  # then what users registered; what takes one instance at a time comes last
 WANTED = 2
 PROMISED_BY_SCS = 1e-3
 SCS = {"eps_abs": 1e-9, "eps_rel": 1e-9, "max_iters": 20_000}
@@ -31,18 +31,18 @@ SCS = {"eps_abs": 1e-9, "eps_rel": 1e-9, "max_iters": 20_000}
 
 def references(P: Polytope, regularizer: Regularizer, candidate: str | None) -> list[Solver]:
     """The solvers to hold the candidate (an engine's name, or None) against, the quick ones first."""
-    names = [name for name in ORDER if name != candidate and ENGINES[name].supports(P, regularizer)]
-    found = [of_engine(name, P, regularizer) for name in names]
-    if isinstance(regularizer, ExponentialFamily):
+    names = [name for name in dict.fromkeys([*FIRST, *ENGINES]) if name in ENGINES and name != candidate]
+    able = [of_engine(name, P, regularizer) for name in names if ENGINES[name].supports(P, regularizer)]
+    found = sorted(able, key=lambda solver: solver.slow)
+    if regularizer.is_gibbs:
         return [*found, moments(P)]
-    if len(found) < WANTED and P.variable is not None:
+    if len(found) < WANTED and regularizer.has_formula and P.variable is not None:
         found.append(by_scs(P, regularizer))
     return found
 
 
 def by_scs(P: Polytope, regularizer: Regularizer) -> Solver:
     """The declaration, word for word, with another solver (ADMM) and none of this library's canonical forms."""
-    assert isinstance(regularizer, Separable | Custom)
     assert P.variable is not None
     z = P.variable
     utilities, forbidden = cp.Parameter(P.shape), cp.Parameter(P.shape, nonneg=True)

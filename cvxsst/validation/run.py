@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from rich.console import Console
@@ -17,11 +18,11 @@ from cvxsst.errors import ArgumentTypeError
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import Regularizer, checked_regularizer
 from cvxsst.validation import laws
-from cvxsst.validation.comparison import Comparison
-from cvxsst.validation.evidence import Yardstick, certifiable
+from cvxsst.validation.evidence import Yardstick
+from cvxsst.validation.findings import Law, Timing
 from cvxsst.validation.instances import draw
 from cvxsst.validation.references import references
-from cvxsst.validation.report import Report, Timing
+from cvxsst.validation.report import Comparison, Report
 from cvxsst.validation.solvers import Function, Solver, of_engine
 from cvxsst.validation.trial import Trial, blamed, hold
 
@@ -45,7 +46,9 @@ def validate(
     seed: int = 0,
     tolerance: float | None = None,
     masks: bool = True,
+    gradients: bool = True,
     float32: bool = True,
+    shapes: bool = True,
     name: str | None = None,
     progress: bool = True,
 ) -> Report:
@@ -63,7 +66,7 @@ def validate(
     Args:
         candidate: a function from u ``(*batch, *P.shape)``, with any batch dimensions or none, to z of the same
             shape and dtype, differentiable by autograd; -inf in u forbids an entry. Or the name of an engine
-            (``"fast"``, ``"kkt"``, ``"auto"`` ...).
+            (``"fast"``, ``"kkt"``, ``"auto"``, ``which_engine(P, regularizer)`` ...).
         P, regularizer: the problem that it claims to solve.
         n: utilities at each temperature: normal ones, one in four with ties, one in six with a mask of -inf.
         temperatures: T > 0; each is used with the same n utilities.
@@ -73,7 +76,10 @@ def validate(
         tolerance: on z, where entries of P are of size 1 (else relative to the largest); ten times as much is allowed
             in the vjp, relative to its size if that is above 1. Default 1e-6, in float32 2e-5.
         masks: False for a candidate that knows no -inf.
-        float32: False for a candidate that knows float64 only.
+        gradients: False for a candidate that has none: the laws ``gradient`` and ``symmetric`` are left out, and
+            nobody is asked for a gradient.
+        float32: False for a candidate that knows float64 only: the law ``float32`` is left out.
+        shapes: False for a candidate that takes one batch dimension only: the law ``batch`` is left out.
         name: of the candidate, in the report.
         progress: show a progress bar, where there is a terminal.
 
@@ -85,6 +91,8 @@ def validate(
     Raises:
         ValueError: an argument that cannot work; a regularizer that is not defined on P.
         NoFastPathError: an engine that cannot solve this problem; an exponential family that cannot be enumerated.
+
+    Times are those of a forward and a backward pass; of a candidate without a gradient, forward only.
 
     Cost: about a millisecond per instance and reference, and 50 ms for each of the few that CvxpyLayer is asked.
 
@@ -99,28 +107,22 @@ def validate(
     """
     solver = _checked(candidate, P, regularizer, name)
     _check_numbers(n, temperatures, scales, dtype, tolerance)
-    certifiable(P, regularizer)
+    regularizer.require_domain(P)
+    regularizer.require_certificate(P)
+    solver = solver if gradients else solver.without_gradient()
     tolerance = TOLERANCE[dtype] if tolerance is None else tolerance
     with _steps(f"Validating {solver.name}", progress) as step:
         instances = draw(P, n, temperatures, scales, seed, masks).rounded_to(dtype)
         yardstick = Yardstick.of(P, regularizer, tolerance, dtype)
         judges = references(P, regularizer, solver.engine)
         trial = hold(solver, judges, regularizer, instances, yardstick, dtype, step)
-        found = []
-        for law in (laws.answers, laws.feasible, laws.optimal, laws.value, laws.gradient, laws.symmetric, laws.cold):
-            step(law.__name__)
-            found.append(law(trial))
-        if float32:
-            step("float32")
-            found.append(laws.single_precision(trial))
-        step("batch")
-        found.append(laws.batch(trial))
+        found = _laws(trial, float32, shapes, step)
         step("time")
         times = _times(trial)
     return Report(
         candidate=solver.name,
         polytope=P.name,
-        regularizer=type(regularizer).__name__,
+        regularizer=regularizer.name,
         references=[judge.name for judge in judges],
         dtype=str(dtype).removeprefix("torch."),
         n=n,
@@ -183,7 +185,7 @@ def _checked(candidate: Candidate, P: Polytope, regularizer: Regularizer, name: 
     checked_regularizer(regularizer)
     if isinstance(candidate, str):
         engine = of_engine(chosen_engine(P, regularizer, candidate).name, P, regularizer)
-        return engine if name is None else Solver(name, engine.function, P, engine.engine, engine.slow)
+        return engine if name is None else replace(engine, name=name)
     if not callable(candidate):
         raise ArgumentTypeError(
             f"candidate: expected a function u -> z or the name of an engine, got {type(candidate).__name__}"
@@ -206,22 +208,37 @@ def _check_numbers(
         raise ValueError(f"tolerance: between 0 and 1, got {tolerance}")
 
 
+def _laws(trial: Trial, float32: bool, shapes: bool, step: Callable[[str], None]) -> list[Law]:
+    """Those that were asked for, in order."""
+    asked = [laws.answers, laws.feasible, laws.optimal, laws.value]
+    asked += [laws.gradient, laws.symmetric] * trial.with_gradients
+    asked += [laws.cold, *[laws.single_precision] * float32, *[laws.batch] * shapes]
+    found = []
+    for law in asked:
+        step(law.__name__.replace("_", " "))
+        found.append(law(trial))
+    return found
+
+
 def _times(trial: Trial) -> list[Timing]:
-    """The candidate and the quickest reference, forward and backward, on the first utilities at T = 1."""
+    """The candidate and the quickest reference on the first utilities at T = 1: forward and backward, but forward only
+    where the candidate has no gradient."""
     quick = [r.solver for r in trial.references if not r.solver.slow][:1]
+    answer = trial.candidate.answer
+    backward = trial.with_gradients and not all(answer.why_no_vjp)
     found = []
     for solver in (trial.candidate.solver, *quick):
         for size in BATCHES:
             u = trial.instances.w[:1].expand(size, *trial.P.shape)
-            g = trial.instances.cotangents[:1, :1].expand(1, size, *trial.P.shape)
+            g = trial.instances.cotangents[:1, :1].expand(1, size, *trial.P.shape) if backward else None
             seconds = min(_seconds(solver, u, g, trial.dtype) for _ in range(3))
-            found.append(Timing(solver.name, size, seconds))
+            found.append(Timing(solver.name, size, seconds, backward))
             if seconds > PATIENCE:
                 break
     return found
 
 
-def _seconds(solver: Solver, u: torch.Tensor, g: torch.Tensor, dtype: torch.dtype) -> float:
+def _seconds(solver: Solver, u: torch.Tensor, g: torch.Tensor | None, dtype: torch.dtype) -> float:
     start = time.perf_counter()
     solver.ask(u, g, dtype)
     return time.perf_counter() - start

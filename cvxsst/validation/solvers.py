@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from cvxsst.engines import ENGINES
 from cvxsst.maps import softmax
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import Regularizer
@@ -66,10 +67,15 @@ class Solver:
     P: Polytope
     engine: str | None = None
     slow: bool = False  # one instance at a time: asked about a few
-    has_gradient: bool = True
+    has_gradient: bool = True  # False also where it is not to be judged
     promises: float = 0.0  # an accuracy in z that may be worse than what the candidate is held to
 
-    def ask(self, u: torch.Tensor, cotangents: torch.Tensor | None = None, dtype=torch.float64) -> Answer:
+    def without_gradient(self) -> Solver:
+        return replace(self, has_gradient=False)
+
+    def ask(
+        self, u: torch.Tensor, cotangents: torch.Tensor | None = None, dtype: torch.dtype = torch.float64
+    ) -> Answer:
         """z of a flat batch u ``(N, *P.shape)``, and one vjp for each of the cotangents ``(k, N, *P.shape)``.
 
         If the batch fails, each instance is asked alone, so that no instance spoils another.
@@ -96,12 +102,13 @@ class Solver:
         answer.why = ["" if ok else "NaN or infinite z" for ok in torch.isfinite(answer.z).all(dim=1)]
         if not differentiate:
             return answer
+        alone = N <= 1 or not z.requires_grad  # what fails then fails for each instance
         try:
             rows = [torch.autograd.grad(z, leaf, gi.to(z), retain_graph=True)[0] for gi in g]
         except Exception as error:
-            if N > 1:
+            if not alone:
                 raise
-            answer.why_no_vjp = [f"no gradient: {type(error).__name__}: {error}"]
+            answer.why_no_vjp = [f"no gradient: {type(error).__name__}: {error}"] * N
             return answer
         answer.vjp = torch.stack(rows).double().cpu().reshape(k, N, n)
         finite = torch.isfinite(answer.vjp).all(dim=2).all(dim=0)
@@ -125,7 +132,7 @@ def of_engine(name: str, P: Polytope, regularizer: Regularizer) -> Solver:
     def solve(u: torch.Tensor) -> torch.Tensor:
         return softmax(P, u, regularizer, engine=name, on_failure="nan")
 
-    return Solver(name, solve, P, engine=name, slow=name == "cvxpylayer")
+    return Solver(name, solve, P, engine=name, slow=not ENGINES[name].batched)
 
 
 def moments(P: Polytope) -> Solver:

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import Regularizer
 from cvxsst.validation.derivative import Differences, differences, judge_vjps, vjp_error
-from cvxsst.validation.evidence import (
-    KINK,
-    LIMITED,
-    SILENT,
-    WRONG,
-    ValueVerdict,
-    Witness,
-    Yardstick,
-    judge_values,
-    value_status,
-)
+from cvxsst.validation.evidence import ValueVerdict, Witness, Yardstick, judge_values, value_status
+from cvxsst.validation.findings import KINK, LIMITED, SILENT, UNASKED, WRONG, Point, number, reproducible
 from cvxsst.validation.instances import Instances
-from cvxsst.validation.report import Point, number
 from cvxsst.validation.solvers import Answer, Solver
 
 ASKED_OF_THE_SLOW = 8  # instances of a sample
@@ -47,6 +37,11 @@ class Trial:
     vjp_error: torch.Tensor
 
     @property
+    def with_gradients(self) -> bool:
+        """Whether gradients are judged."""
+        return self.candidate.solver.has_gradient
+
+    @property
     def kinks(self) -> list[int]:
         return [i for i, status in enumerate(self.vjp_status) if status == KINK]
 
@@ -56,12 +51,12 @@ class Trial:
 
     def differentiated(self) -> list[int]:
         """The instances with a gradient, and not at a kink."""
-        return [i for i, status in enumerate(self.vjp_status) if status not in (KINK, SILENT)]
+        return [i for i, status in enumerate(self.vjp_status) if status not in (KINK, SILENT, UNASKED)]
 
     def points(self) -> list[Point]:
         T, kinds = self.instances.T.tolist(), self.instances.kinds
-        errors = zip(self.values.error.tolist(), self.values.status, strict=True)
-        vjps = zip(self.vjp_error.tolist(), self.vjp_status, strict=True)
+        errors = zip(map(reproducible, self.values.error.tolist()), self.values.status, strict=True)
+        vjps = zip(map(reproducible, self.vjp_error.tolist()), self.vjp_status, strict=True)
         return [Point(t, kind, *z, *vjp) for t, kind, z, vjp in zip(T, kinds, errors, vjps, strict=True)]
 
 
@@ -74,7 +69,12 @@ def hold(
     dtype: torch.dtype,
     step: Callable[[str], None],
 ) -> Trial:
-    """Ask the candidate and the quick references everything, the slow ones a sample and whatever is in dispute."""
+    """Ask the candidate and the quick references everything, the slow ones a sample and whatever is in dispute.
+
+    For a candidate ``without_gradient`` nobody is asked for one.
+    """
+    if not solver.has_gradient:
+        references = [reference.without_gradient() for reference in references]
     k, N = len(instances.cotangents), len(instances)
     step(f"{solver.name}: values and gradients")
     candidate = Witness.silent(solver, k, N, dtype)
@@ -124,7 +124,10 @@ def _verdicts(
     yardstick: Yardstick,
 ) -> tuple[ValueVerdict, Differences, list[str]]:
     values = judge_values(candidate, references, yardstick.of_z(instances))
-    differenced = differences([*references, candidate], values, instances, regularizer, yardstick)
+    if not candidate.solver.has_gradient:
+        differenced = Differences.none(len(instances), candidate.solver.P.size)
+    else:
+        differenced = differences([*references, candidate], values, instances, regularizer, yardstick)
     return values, differenced, judge_vjps(candidate, references, differenced, instances, yardstick)
 
 
@@ -171,7 +174,7 @@ def _wrong_value(x: Witness, trial: Trial) -> str:
     d, i, arbiter = max(wrong, key=lambda found: found[0])
     return (
         f"its z is {number(d)} away from that of {arbiter.name}, which is certified to within "
-        f"{number(arbiter.bound[i].item())}, at T = {trial.instances.T[i].item():g} ({len(wrong)} such instances)"
+        f"{number(arbiter.within(i, tolerance[i]))}, at T = {trial.instances.T[i].item():g} ({len(wrong)} such instances)"
     )
 
 
@@ -197,5 +200,4 @@ def ask_shaped(solver: Solver, shape: tuple[int, ...], instances: Instances, dty
     def reshaped(u: torch.Tensor) -> torch.Tensor:
         return solver.function(u.reshape(*shape, *P.shape)).reshape(u.shape)
 
-    other = Solver(solver.name, reshaped, P)
-    return other.ask(instances.u, instances.cotangents, dtype)
+    return replace(solver, function=reshaped).ask(instances.u, instances.cotangents, dtype)
