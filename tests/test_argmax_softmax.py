@@ -349,23 +349,6 @@ def test_a_least_value_below_zero_is_seen_however_small() -> None:
         cvxsst.argmax(P, torch.tensor([0.0, -torch.inf]))
 
 
-def test_more_masks_than_a_polytope_remembers() -> None:
-    """Faces are forgotten, oldest first; the answers stay right."""
-    from cvxsst.polytope import RESTRICTIONS_KEPT
-
-    n = 10
-    P = polytopes.k_subset(n, 1)
-    patterns = [p for p in range(1, 2**n) if p.bit_count() <= 4][: RESTRICTIONS_KEPT + 40]
-    w = torch.zeros(len(patterns), n, dtype=torch.float64)
-    for row, pattern in enumerate(patterns):
-        w[row, [i for i in range(n) if pattern >> i & 1]] = -torch.inf
-    allowed = (w == 0).double()
-    for _ in range(2):
-        z = cvxsst.softmax(P, w, Euclidean(), engine="kkt")
-        assert (z - allowed / allowed.sum(1, keepdim=True)).abs().max() <= 1e-9
-    assert len(P._restrictions) <= RESTRICTIONS_KEPT
-
-
 def test_errors_without_a_batch_name_no_instance() -> None:
     with pytest.raises(EmptyPolytopeError, match="entries forbid every"):
         cvxsst.argmax(polytopes.simplex(2), torch.full((2,), -torch.inf))

@@ -1,0 +1,186 @@
+"""The contract of an engine, as its base states it, for every engine; and a new one, registered here."""
+
+import inspect
+from collections.abc import Callable, Iterator
+
+import cvxpy as cp
+import pytest
+import torch
+
+import cvxsst
+import polytopes
+from cvxsst.engines import ENGINES, Engine, Solution, register
+from cvxsst.regularizers import Separable
+
+from . import test_laws as laws
+from .table import ASYMMETRY, CASES, REGULARIZERS, Case, in_domain, utilities
+
+each_case = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+@each_case
+def test_times_jacobian_is_symmetric_positive_and_the_difference_of_solve(
+    case: Case, generator: torch.Generator
+) -> None:
+    """<g, J h> = <J g, h>,  <g, J g> >= 0,  J g = (z(u + e g) - z(u - e g)) / 2e: asked of the two methods alone."""
+    engine, n = ENGINES[case.engine], case.P.size
+    state = engine.state(case.P, case.regularizer)
+    u, g, h = (utilities(case.P, 4, generator=generator).reshape(4, n) for _ in range(3))
+    shaped = (lambda x: x.reshape(-1, *case.P.shape)) if case.engine == "fast" else (lambda x: x)
+    found = engine.solve(state, shaped(u), None)
+    z = found.z.reshape(4, n)
+
+    def times(direction: torch.Tensor) -> torch.Tensor:
+        return engine.times_jacobian(state, shaped(direction), shaped(u), shaped(z), found.kept, None).reshape(4, n)
+
+    Jg, Jh = times(g), times(h)
+    size = max(1.0, case.P.presolved.interior.max(initial=0.0)) ** 2
+    assert ((g * Jh).sum(1) - (Jg * h).sum(1)).abs().max() <= 10 * ASYMMETRY[case.engine] * size
+    assert (g * Jg).sum(1).min() >= -ASYMMETRY[case.engine] * size
+    e = 1e-4
+    sides = [engine.solve(state, shaped(u + s * e * g), None).z.reshape(4, n) for s in (1, -1)]
+    assert (Jg - (sides[0] - sides[1]) / (2 * e)).abs().max() <= 1e-5 * Jg.abs().max().clamp_min(1.0)
+
+
+def test_refusal_is_none_if_and_only_if_the_engine_solves() -> None:
+    for P in (polytopes.simplex(3), polytopes.birkhoff(3), polytopes.matching(4)):
+        for f in (*REGULARIZERS, cvxsst.Custom(cp.sum_squares)):
+            for name, engine in ENGINES.items():
+                reason, w = engine.refusal(P, f), torch.zeros(P.shape)
+                if reason is None:
+                    assert bool(torch.isfinite(cvxsst.softmax(P, w, f, engine=name)).all())
+                else:
+                    with pytest.raises(cvxsst.NoFastPathError) as told:
+                        cvxsst.softmax(P, w, f, engine=name)
+                    assert reason in str(told.value)
+
+
+def test_which_engine_names_only_what_softmax_takes() -> None:
+    """Its value is good for ``engine=``; where softmax raises for the domain it raises too."""
+    z = cp.Variable(2)
+    signed = cvxsst.Polytope(z, [cp.abs(z) <= 1])
+    anonymous = cvxsst.Polytope(z, [z >= 0, cp.sum(z) == 1])
+    for P in (signed, anonymous, polytopes.k_subset(3, 1), polytopes.birkhoff(5)):
+        for f in REGULARIZERS:
+            try:
+                name = cvxsst.which_engine(P, f)
+            except ValueError as refused:
+                with pytest.raises(type(refused)):
+                    cvxsst.softmax(P, torch.zeros(P.shape), f)
+            else:
+                assert bool(torch.isfinite(cvxsst.softmax(P, torch.zeros(P.shape), f, engine=name)).all())
+
+
+class Bisection(Engine[tuple[float, Separable]]):
+    """Sums over scaled simplices, {z >= 0, sum z = c}: tau with sum phi*'(u - tau) = c, by bisection."""
+
+    name = "bisection"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prepared = 0
+
+    def refusal(self, P: cvxsst.Polytope, f: cvxsst.Regularizer) -> str | None:
+        if not isinstance(f, Separable):
+            return "bisection needs a separable f"
+        form, (lower, upper) = P.presolved.form, P.bounds
+        one_sum = form.A.shape[0] == 1 and not form.lifted and bool((form.A.toarray() == 1).all())
+        whole = one_sum and bool((lower == 0).all() and (upper >= form.b[0]).all())
+        return None if whole else "bisection knows scaled simplices only"
+
+    def prepare(self, P: cvxsst.Polytope, f: cvxsst.Regularizer) -> tuple[float, Separable]:
+        assert isinstance(f, Separable)
+        self.prepared += 1
+        return float(P.presolved.form.b[0]), f
+
+    def solve(self, state: tuple[float, Separable], u: torch.Tensor, forbidden: torch.Tensor | None) -> Solution:
+        c, f = state
+        mask = torch.zeros_like(u, dtype=torch.bool) if forbidden is None else forbidden
+
+        def at(tau: torch.Tensor) -> torch.Tensor:
+            return f.primal(u - tau).clamp_min(0.0).masked_fill(mask, 0.0)
+
+        empty, reach = mask.all(1), u.abs().amax(1, keepdim=True) + 50.0 * max(1.0, c)
+        low, high = -reach, reach
+        for _ in range(200):
+            tau = (low + high) / 2
+            enough = at(tau).sum(1, keepdim=True) > c
+            low, high = torch.where(enough, tau, low), torch.where(enough, high, tau)
+        z = at(high)
+        return Solution(z, ~empty, (z.sum(1) - c).abs(), torch.full((len(u),), 200), empty)
+
+    def times_jacobian(
+        self,
+        state: tuple[float, Separable],
+        g: torch.Tensor,
+        u: torch.Tensor,
+        z: torch.Tensor,
+        kept: tuple[torch.Tensor, ...],
+        forbidden: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """J = diag(d) - d d' / sum d,  d = 1 / phi'' where z > 0."""
+        _, f = state
+        d = torch.where(z > 0, f.slope(z), 0.0)
+        return d * (g - (d * g).sum(1, keepdim=True) / d.sum(1, keepdim=True).clamp_min(1e-300))
+
+
+def parameters(law: Callable[..., None]) -> tuple[str, ...]:
+    return tuple(inspect.signature(law).parameters)
+
+
+LAWS = [law for name, law in vars(laws).items() if name.startswith("test_") and "case" in parameters(law)]
+SCALED = [Case(P, f, "bisection") for P in (polytopes.simplex(4), polytopes.k_subset(4, 1)) for f in REGULARIZERS[:3]]
+
+
+@pytest.fixture
+def bisection() -> Iterator[Bisection]:
+    engine = register(Bisection())
+    yield engine
+    del ENGINES[engine.name]
+
+
+@pytest.mark.parametrize("case", SCALED, ids=str)
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+def test_a_new_engine_obeys_the_laws(law, case: Case, bisection: Bisection, generator: torch.Generator) -> None:
+    options = {"case": case, "generator": generator, "device": "cpu"}
+    law(**{name: options[name] for name in parameters(law)})
+
+
+def test_a_new_engine_is_asked_named_and_refused_like_the_others(bisection: Bisection) -> None:
+    z = cp.Variable(3)
+    P, f = cvxsst.Polytope(z, [z >= 0, cp.sum(z) == 2], name="budget"), cvxsst.BinaryEntropy()
+    triangle = cvxsst.Polytope(z, [z >= 0, cp.sum(z) == 1], recognize=False)
+    with pytest.raises(cvxsst.NoFastPathError, match="bisection knows scaled simplices only; use engine='fast'"):
+        cvxsst.softmax(polytopes.k_subset(4, 2), torch.zeros(4), engine="bisection")
+    with pytest.raises(ValueError, match="defined for entries in"):
+        cvxsst.softmax(P, torch.zeros(3), f, engine="bisection")
+    w = torch.tensor([[1.0, 2.0, 0.5], [0.0, -torch.inf, 0.3], [-torch.inf] * 3])
+    z_, info = cvxsst.softmax(triangle, w, f, engine="bisection", on_failure="nan", return_info=True)
+    reference = cvxsst.softmax(triangle, w[:2], f, engine="kkt")
+    assert (z_[:2] - reference).abs().max() <= 1e-6
+    assert info.iterations.tolist() == [200] * 3
+    assert info.empty.tolist() == [False, False, True]
+    made = bisection.prepared
+    cvxsst.softmax(triangle, w[:2], f, engine="bisection")
+    assert bisection.prepared == made  # once for each (P, f)
+    kept = {name: ENGINES.pop(name) for name in list(ENGINES) if name != "bisection"}
+    try:
+        assert cvxsst.which_engine(triangle, f) == "bisection"  # nobody else is left
+        with pytest.raises(cvxsst.NoFastPathError, match="bisection: bisection knows scaled simplices only"):
+            cvxsst.which_engine(polytopes.birkhoff(2), f)
+    finally:
+        ENGINES.update(kept | {"bisection": ENGINES.pop("bisection")})
+
+
+def test_a_new_engine_is_judged_by_the_validator(bisection: Bisection) -> None:
+    report = cvxsst.validate("bisection", polytopes.simplex(4), cvxsst.CategoricalEntropy(), n=6)
+    assert report.passed, str(report)
+
+
+def test_unsupported_domain_is_no_refusal_but_an_error() -> None:
+    z = cp.Variable(2)
+    signed = cvxsst.Polytope(z, [cp.abs(z) <= 1])
+    assert not in_domain(signed, cvxsst.BinaryEntropy())
+    for name in ("kkt", "cvxpylayer"):
+        with pytest.raises(ValueError, match="defined for entries in"):
+            cvxsst.softmax(signed, torch.zeros(2), cvxsst.BinaryEntropy(), engine=name)
