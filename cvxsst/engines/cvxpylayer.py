@@ -150,7 +150,7 @@ class ConeProgram:
         self.slice = f.slice(P, self.places, self.constant)
         self.tolerance = self.slice.tolerance
         rows = np.arange(self.core.form.G.shape[0])
-        self.inequalities = np.setdiff1d(rows, said_by_domain(self.core, f))  # the cone of f's epigraph says the others
+        self.inequalities = np.setdiff1d(rows, said_by_domain(self.core, f.domain))  # the cone of f's epigraph says the others
         self.layer = self._cone_program() if len(self.places) else None
         self._faces: Cache[bytes, Face] = Cache(FACES_KEPT)
 

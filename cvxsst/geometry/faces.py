@@ -126,9 +126,9 @@ class Face:
         return root[:, None] * projection * root
 
 
-def said_by_domain(core: Presolved, phi: Entrywise) -> np.ndarray:
-    """Rows of G such as -z_i <= 0 that the domain of phi implies: the entropy's own cone already says them."""
-    form, (low, high) = core.form, phi.domain
+def said_by_domain(core: Presolved, domain: tuple[float, float]) -> np.ndarray:
+    """Rows of G such as -z_i <= 0 that the domain of f implies: the entropy's own cone already says them."""
+    form, (low, high) = core.form, domain
     single = np.flatnonzero(np.diff(form.G.indptr) == 1)
     column, a = form.G.indices[form.G.indptr[single]], form.G.data[form.G.indptr[single]]
     end = np.where(a > 0, high, low)

@@ -18,6 +18,8 @@ import highspy
 import numpy as np
 import scipy.sparse as sp
 
+from cvxsst.errors import ConvergenceError
+
 TOLERANCE = 1e-9  # of HiGHS, on feasibility and reduced costs; objectives are scaled to max |c| = 1
 STATUS = {
     highspy.HighsModelStatus.kOptimal: "optimal",
@@ -26,11 +28,12 @@ STATUS = {
     highspy.HighsModelStatus.kUnbounded: "unbounded",
 }
 DEFAULTS = {"presolve": "choose", "solver": "choose", "simplex_strategy": 1}
-# On near-ties a warm start may end in "unknown"; presolve may prove "unbounded or infeasible" without telling which.
+# What is tried from scratch where HiGHS says neither "optimal" nor why not: on near-ties a warm start may end in
+# "unknown"; presolve may prove "unbounded or infeasible" without telling which.
 ATTEMPTS: tuple[dict[str, str | int], ...] = (
     {},
     {"presolve": "off"},
-    {"presolve": "off", "simplex_strategy": 4},
+    {"presolve": "off", "simplex_strategy": 4},  # the primal simplex method
     {"presolve": "on", "solver": "ipm"},
     {"presolve": "off", "solver": "ipm"},
 )
@@ -118,7 +121,7 @@ class LinearProgram:
             best = self._maximize(c)
             if best.status != "optimal" or self._is_unique():
                 return best
-            return self._break_tie(best)
+            return best
 
     def set_bounds(self, column: int, lower: float, upper: float) -> None:
         with self._lock:
@@ -162,29 +165,37 @@ class LinearProgram:
         return LPSolution(status, x, float(cost @ x) * scale)
 
     def _run(self) -> str:
-        """Warm, as the last solve left it; where HiGHS then does not know, cold, and by its other algorithms."""
-        for settings in ATTEMPTS:
-            for option, value in settings.items():
-                self._highs.setOptionValue(option, value)
-            if settings:
-                self._highs.clearSolver()
-            self._highs.run()
-            status = self._highs.getModelStatus()
-            for option in settings:
-                self._highs.setOptionValue(option, DEFAULTS[option])
+        """Warm, as the last solve left it; where HiGHS then does not know, from scratch and by its other algorithms."""
+        for settings in (None, *ATTEMPTS):
+            status = self._attempt(settings)
             if status in STATUS:
                 return STATUS[status]
-        raise RuntimeError(
+        raise ConvergenceError(
             f"HiGHS stopped with status {status.name} on a linear program over the polytope, by every one of its "
-            "algorithms; are the constraints badly scaled?"
+            "algorithms: coefficients or right-hand sides of very different sizes? Rescale the constraints, so that "
+            "the entries of z and the coefficients are near 1"
         )
+
+    def _attempt(self, settings: dict[str, str | int] | None) -> highspy.HighsModelStatus:
+        """From scratch with these settings; None: warm, with the usual ones."""
+        changed = settings or {}
+        for option, value in changed.items():
+            self._highs.setOptionValue(option, value)
+        if settings is not None:
+            self._highs.clearSolver()
+        try:
+            self._highs.run()
+        finally:
+            for option in changed:
+                self._highs.setOptionValue(option, DEFAULTS[option])
+        return self._highs.getModelStatus()
 
     def _is_unique(self) -> bool:
         """Whether the last solution is known to be the only optimal one."""
         basis, solution = self._highs.getBasis(), self._highs.getSolution()
         statuses = [*basis.col_status, *basis.row_status]
         duals = np.array([*solution.col_dual, *solution.row_dual])
-        nonbasic = np.array([status != highspy.HighsBasisStatus.kBasic for status in statuses])
+        nonbasic = np.array([status != highspy.HighsBasisStatus.kBasic for status in statuses], dtype=bool)
         # Every move away from the vertex along a nonbasic direction loses: strict reduced costs.
         return bool(np.all(np.abs(duals[nonbasic]) > TOLERANCE))
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import cvxpy as cp
 import numpy as np
@@ -35,8 +35,8 @@ class Regularizer(ABC):
     """
 
     domain: tuple[float, float] = (-np.inf, np.inf)
-    has_formula = True
-    is_gibbs = False
+    has_formula: ClassVar[bool] = True
+    is_gibbs: ClassVar[bool] = False
 
     @property
     def name(self) -> str:

@@ -131,7 +131,7 @@ class Separable(Regularizer):
             return torch.ones(len(z), dtype=torch.bool)
         slack = form.h[:, None] - form.G @ z.numpy().T
         if self.steep:
-            slack[said_by_domain(P.presolved, self)] = np.inf
+            slack[said_by_domain(P.presolved, self.domain)] = np.inf
         kinks = (slack < NEARLY_TIGHT).any(axis=0)
         for i in np.flatnonzero(kinks & forbidden.numpy().any(axis=1)):
             zeros = tuple(np.flatnonzero(forbidden[i].numpy()).tolist())

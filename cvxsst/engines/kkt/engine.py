@@ -6,7 +6,7 @@ import torch
 
 from cvxsst.engines.base import Engine, Solution
 from cvxsst.engines.kkt.derivative import by_elimination, by_equalities
-from cvxsst.engines.kkt.state import Found, State
+from cvxsst.engines.kkt.state import LEFT, Found, State
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import Regularizer, Separable
 
@@ -33,8 +33,8 @@ class KKT(Engine[State]):
             z = z.index_copy(1, free, found.z.T + 0.0)  # no -0.0
         residual, empty = found.residual, torch.zeros(B, dtype=torch.bool, device=device)
         if forbidden is not None:
-            fixed = (forbidden & (z != 0)).index_fill(1, free, False).any(dim=1)
-            empty = fixed | _leave_nothing(state, forbidden, residual > state.accepted)
+            needed = (forbidden & (state.lower.to(device) > LEFT)).any(dim=1)
+            empty = needed | _leave_nothing(state, forbidden, residual > state.accepted)
             residual = residual.masked_fill(empty, torch.inf)
         return Solution(z, residual <= state.accepted, residual, found.iterations, empty, (found.active.T,))
 
@@ -53,9 +53,9 @@ class KKT(Engine[State]):
         whole = len(free) == g.shape[1]
         if not whole:
             g, z = g.index_select(1, free), z.index_select(1, free)
-        box = state.box(g.device)
+        box = state.box_program(g.device)
         if box is None:
-            found = by_elimination(state.interior(g.device), g, z, active, chunk)
+            found = by_elimination(state.interior_program(g.device), g, z, active, chunk)
         else:
             found = by_equalities(box, g, z, active, chunk)
         return found if whole else torch.zeros_like(u).index_copy(1, free, found)
@@ -67,9 +67,7 @@ def _in_chunks(state: State, u: torch.Tensor, forbidden: torch.Tensor | None) ->
     u = u - (u @ E.T) @ E
     count = max(1, round(len(u) / state.chunk(u.device)))
     masks = [None] * count if forbidden is None else [m.T.contiguous() for m in forbidden.tensor_split(count)]
-    found = [
-        state.solve(part.T.contiguous(), mask) for part, mask in zip(u.tensor_split(count), masks, strict=True)
-    ]
+    found = [state.solve(part.T.contiguous(), mask) for part, mask in zip(u.tensor_split(count), masks, strict=True)]
     return Found(*(torch.cat(parts, dim=-1) for parts in zip(*found, strict=True)))
 
 

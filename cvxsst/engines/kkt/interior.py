@@ -109,7 +109,9 @@ def solve(
     z = best["x"][: program.n]
     if program.f.domain != (-torch.inf, torch.inf):
         lam = torch.where(program.in_domain[:, None], 0.0, best["lam"])
-        refined = _refined(program, u / scale, 1 / scale, z, (program.A.T @ best["nu"] + program.G.T @ lam)[: program.n])
+        refined = _refined(
+            program, u / scale, 1 / scale, z, (program.A.T @ best["nu"] + program.G.T @ lam)[: program.n]
+        )
         z = refined if flat is None else torch.where(flat, z, refined)
     return Solution(z, scale * best["lam"] / best["s"], scale * best["nu"], residual, iterations)
 

@@ -45,6 +45,7 @@ class State:
         free: indices of the entries of z that P does not fix; ``constant``: z where it does.
         accepted: the residual up to which a solution counts.
         hull: orthonormal rows normal to P, in the free entries.
+        lower: the least value of each entry over P.
     """
 
     def __init__(self, P: Polytope, f: Separable):
@@ -55,8 +56,8 @@ class State:
         self.accepted = ACCEPTED * self.size
         self.hull = torch.from_numpy(presolved.core.hull[0])
         self.presolved = presolved
-        lower, upper = P.bounds
-        self.width = torch.from_numpy(upper - lower)[self.free]
+        self.lower, upper = map(torch.from_numpy, P.bounds)
+        self.width = (upper - self.lower)[self.free]
         self._interior: dict[torch.device, interior.Program] = {}
         self._box: dict[torch.device, newton.BoxProgram] = {}
         self._numbers = 1
@@ -72,16 +73,16 @@ class State:
         """How many instances are solved at a time."""
         return max(64, MOST_NUMBERS.get(device.type, 2**27) // self._numbers)
 
-    def interior(self, device: torch.device) -> interior.Program:
+    def interior_program(self, device: torch.device) -> interior.Program:
         return _on(device, self._interior)
 
-    def box(self, device: torch.device) -> newton.BoxProgram | None:
+    def box_program(self, device: torch.device) -> newton.BoxProgram | None:
         """The program of the dual Newton method, if P is made of bounds and equalities."""
         return _on(device, self._box) if self._box else None
 
     def solve(self, u: torch.Tensor, forbidden: torch.Tensor | None) -> Found:
         """The solution in the free entries for u ``(n, B)``; ``forbidden`` ``(n, B)`` must be 0."""
-        box = self.box(u.device)
+        box = self.box_program(u.device)
         if box is None:
             return self._by_interior(u, forbidden)
         near = _spread(u, forbidden) <= (newton.WIDEST if self.f.steep else torch.inf)
@@ -100,7 +101,7 @@ class State:
 
     def _polished(self, box: newton.BoxProgram, u: torch.Tensor, forbidden: torch.Tensor | None) -> Found:
         """By the interior point method, its multipliers polished by Newton's."""
-        program, (rough, nu) = self.interior(u.device), self._interior_and_nu(u, forbidden)
+        program, (rough, nu) = self.interior_program(u.device), self._interior_and_nu(u, forbidden)
         polished = newton.solve(box, u, forbidden, nu)
         # the weights of the bounds, as the share of the slope that they leave: 1 / (1 + slope w)
         weight, slope = program.G.square().T @ rough.active, self.f.slope(rough.z)
@@ -119,7 +120,7 @@ class State:
     def _interior_and_nu(self, u: torch.Tensor, forbidden: torch.Tensor | None) -> tuple[Found, torch.Tensor]:
         """Forbidden entries get a malus, and no phi. If z is 0 there it is the solution: the best of all of P for
         utilities, and a function, that differ from u and f by a constant where the forbidden entries are 0."""
-        program = self.interior(u.device)
+        program = self.interior_program(u.device)
         if forbidden is None:
             first = interior.solve(program, u)
             return Found(first.z, first.weight, first.residual, first.iterations), first.nu
@@ -170,7 +171,7 @@ def _on(device: torch.device, programs: dict[torch.device, Any]) -> Any:
 def _interior_program(core: Presolved, f: Separable) -> interior.Program:
     form = core.form
     in_domain = torch.zeros(len(form.h), dtype=torch.bool)
-    in_domain[torch.from_numpy(said_by_domain(core, f))] = True
+    in_domain[torch.from_numpy(said_by_domain(core, f.domain))] = True
     return interior.Program(
         pattern=Pattern(form.A, form.G),
         A=Matrix(form.A),
