@@ -27,7 +27,7 @@ STATUS = {
     highspy.HighsModelStatus.kInfeasible: "infeasible",
     highspy.HighsModelStatus.kUnbounded: "unbounded",
 }
-DEFAULTS = {"presolve": "choose", "solver": "choose", "simplex_strategy": 1}
+DEFAULTS: dict[str, str | int] = {"presolve": "choose", "solver": "choose", "simplex_strategy": 1}
 # What is tried from scratch where HiGHS says neither "optimal" nor why not: on near-ties a warm start may end in
 # "unknown"; presolve may prove "unbounded or infeasible" without telling which.
 ATTEMPTS: tuple[dict[str, str | int], ...] = (
@@ -101,9 +101,7 @@ class LinearProgram:
         highs.passModel(lp)
         return highs
 
-    def maximize(
-        self, c: np.ndarray, zeros: Sequence[int] = (), last_rows: np.ndarray | None = None
-    ) -> LPSolution:
+    def maximize(self, c: np.ndarray, zeros: Sequence[int] = (), last_rows: np.ndarray | None = None) -> LPSolution:
         """Maximize <c, x>, c over the first len(c) columns; some optimal x, a vertex of the set in (z, y).
 
         Args:
@@ -121,7 +119,7 @@ class LinearProgram:
             best = self._maximize(c)
             if best.status != "optimal" or self._is_unique():
                 return best
-            return best
+            return self._break_tie(best)
 
     def set_bounds(self, column: int, lower: float, upper: float) -> None:
         with self._lock:
