@@ -2,26 +2,53 @@
 
 A relaxation is right when its vertices are exactly the structures: a missing constraint shows as a fractional vertex, a
 wrong one as a structure that is cut off. Random objectives find such vertices; where the family lists Z, both
-directions are compared. Rows that say nothing, entries that cannot move, and flat directions are reported too: none is
-an error, all are worth knowing.
+directions are compared, and where it registers an argmax oracle that is held against the linear program. Rows that say
+nothing, entries that cannot move, and flat directions are reported too: none is an error, all are worth knowing.
 """
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 
 from cvxsst.arguments import checked_polytope
 from cvxsst.errors import EmptyPolytopeError, NoFastPathError, UnboundedPolytopeError, some
 from cvxsst.geometry.linear_program import LinearProgram
 from cvxsst.geometry.presolve import Presolved
-from cvxsst.polytope import Polytope
+from cvxsst.polytope import Map, Polytope
 from cvxsst.recognition import known
 
 INTEGRAL = 1e-6  # an entry of a vertex this close to an integer is one
 REDUNDANCY_UP_TO = 2_000  # rows up to which each inequality is tested by a linear program of its own
+WIDTH, LABEL = 80, 14  # columns of a printed report, and of what stands before its texts
+UNBROKEN = "\N{NO-BREAK SPACE}"
+SHORT = 12  # vectors of more entries are shown by their support, if they have few values
+
+
+@dataclass(frozen=True)
+class Refutation:
+    """An answer of the family's own code that cannot be right.
+
+    Attributes:
+        function: as what the family registers the code: ``"argmax"``.
+        w: the first of the random utilities that show it, in the shape of z.
+        z: the answer, or None where there was none.
+        why: what is wrong with it.
+    """
+
+    function: str
+    w: np.ndarray
+    z: np.ndarray | None
+    why: str
+
+    def __str__(self) -> str:
+        answer = "" if self.z is None else f", where it returns {_shown(self.z)}"
+        return f"@family.{self.function} is WRONG: {self.why}. First at w = {_shown(self.w)}{answer}"
 
 
 @dataclass(frozen=True)
@@ -44,6 +71,8 @@ class Audit:
         stranger: a vertex that is none of the family's structures, or None.
         recognized: the member of a known family that the declaration is, by name, or None.
         structures: how many structures the family lists; None where it lists none or too many.
+        held: which of the family's own functions were held against the linear program: ``["argmax"]`` or none.
+        refuted: those of them that are wrong, each with the first utilities that show it.
     """
 
     polytope: str
@@ -64,6 +93,8 @@ class Audit:
     stranger: np.ndarray | None = None
     structures: int | None = None
     recognized: str | None = None
+    held: list[str] = field(default_factory=list)
+    refuted: list[Refutation] = field(default_factory=list)
 
     @property
     def integral(self) -> bool:
@@ -72,47 +103,67 @@ class Audit:
 
     @property
     def passed(self) -> bool:
-        """Integral, and equal to conv(Z) as far as was tested."""
-        return self.integral and self.cut_off is None and self.stranger is None
+        """Integral, equal to conv(Z), and its oracle right, as far as was tested."""
+        return self.integral and self.cut_off is None and self.stranger is None and not self.refuted
 
     def __str__(self) -> str:
-        return "\n".join([f"audit of {self.polytope}: {'passed' if self.passed else 'FAILED'}", *self._lines()])
+        head = textwrap.fill(f"audit of {self.polytope}: {'passed' if self.passed else 'FAILED'}", WIDTH)
+        said = [("", self.problem)] if self.problem is not None else [*self._said_of_rows(), *self._said_of_vertices()]
+        return "\n".join([head, *(_wrapped(label, text) for label, text in said)])
 
-    def _lines(self) -> list[str]:
-        if self.problem is not None:
-            return [f"  {self.problem}"]
-        flat = "full-dimensional" if self.dimension == self.entries else "flat"
-        lines = [
-            f"  size        {self.entries} entries, {self.lifted} lifted columns, {self.equalities} equalities, "
+    def _said_of_rows(self) -> Iterator[tuple[str, str]]:
+        """Label and text of what is known of the constraints."""
+        yield (
+            "size",
+            f"{self.entries} entries, {self.lifted} lifted columns, {self.equalities} equalities, "
             f"{self.inequalities} inequalities",
-            f"  dimension   {self.dimension} of {self.entries} ({flat})",
-        ]
+        )
+        flat = "full-dimensional" if self.dimension == self.entries else "flat"
+        yield "dimension", f"{self.dimension} of {self.entries} ({flat})"
         if self.recognized is not None:
-            lines.append(f"  recognized  as {self.recognized}: its fast paths are taken")
+            yield "recognized", f"as {self.recognized}: its fast paths are taken"
         if self.fixed:
-            lines.append(f"  fixed       entries {some(self.fixed)} cannot move")
+            yield "fixed", f"entries {some(self.fixed)} cannot move"
         if self.implied:
-            lines.append(f"  implied     always equalities: {some(self.implied)}")
+            yield "implied", f"always equalities: {_rows(self.implied)}"
         if self.dependent:
-            lines.append(f"  dependent   {self.dependent} equalities follow from the others")
+            yield "dependent", f"{self.dependent} equalities follow from the others"
         if self.redundant is None:
-            lines.append(f"  redundant   not tested: more than {REDUNDANCY_UP_TO} inequalities")
+            yield "redundant", f"not tested: more than {REDUNDANCY_UP_TO} inequalities"
         elif self.redundant:
-            lines.append(f"  redundant   follow from the others: {some(self.redundant)}")
+            yield "redundant", f"follow from the others: {_rows(self.redundant)}"
+
+    def _said_of_vertices(self) -> Iterator[tuple[str, str]]:
+        """Label and text of what random objectives, the family's list and its oracle showed."""
         if self.fractional is None:
-            lines.append(f"  vertices    {self.objectives} random objectives, all vertices integral")
+            yield "vertices", f"{self.objectives} random objectives, all vertices integral"
         else:
-            lines.append(f"  vertices    FRACTIONAL vertex {_shown(self.fractional)}")
-            lines.append(
-                f"              it maximizes {_shown(self.objective)}: the constraints are not those of conv(Z)"
-            )
+            yield "vertices", f"FRACTIONAL vertex {_shown(self.fractional)}"
+            yield "", f"it maximizes {_shown(self.objective)}: the constraints are not those of conv(Z)"
         if self.structures is not None:
-            lines.append(f"  structures  {self.structures} listed by the family, all compared")
+            yield "structures", f"{self.structures} listed by the family, all compared"
         if self.cut_off is not None:
-            lines.append(f"  structures  CUT OFF: {_shown(self.cut_off)} is in Z but violates the constraints")
+            yield "structures", f"CUT OFF: in Z, but violates the constraints: {_shown(self.cut_off)}"
         if self.stranger is not None:
-            lines.append(f"  structures  STRANGER: the vertex {_shown(self.stranger)} is not in Z")
-        return lines
+            yield "structures", f"STRANGER: a vertex that is not in Z: {_shown(self.stranger)}"
+        wrong = {refutation.function: str(refutation) for refutation in self.refuted}
+        for function in self.held:
+            yield function, wrong.get(function, "as good as the linear program for each of these objectives")
+        if self.passed:
+            yield "passed", self._meaning()
+
+    def _meaning(self) -> str:
+        """What "passed" says, and what it cannot say."""
+        if self.structures is not None:
+            return (
+                f"every structure listed satisfies the constraints, and {self.objectives} objectives led to no other "
+                "vertex; one that is optimal for few objectives may have been missed"
+            )
+        return (
+            f"{self.objectives} objectives led to no fractional vertex. One that is optimal for few objectives may "
+            "have been missed; and whether the vertices are the structures that you mean, no list says: look at "
+            "P.vertices(), or register @family.structures"
+        )
 
 
 def audit(P: Polytope, objectives: int = 200, seed: int = 0) -> Audit:
@@ -128,8 +179,12 @@ def audit(P: Polytope, objectives: int = 200, seed: int = 0) -> Audit:
         An ``Audit``: ``print`` it, or ask ``.passed``, ``.fractional``, ``.redundant`` ... A polytope whose vertices
         are meant to be fractional fails, and the report shows the vertex.
 
-    Finding nothing is evidence, not proof: a rare fractional vertex can be missed. Cost: ``objectives`` linear
-    programs, one more per inequality and, where the family lists its structures, one per structure.
+    Finding nothing is evidence, not proof: a vertex that is optimal for few objectives can be missed, and without a
+    list of the structures (``@family.structures``) nothing says that integral vertices are the right ones. The argmax
+    oracle of the family (also of one that an anonymous declaration is recognized as) is asked the same objectives.
+
+    Cost: ``objectives`` linear programs, one more per inequality and, where the family lists its structures, one per
+    structure; over a polytope with lifted variables another one per answer of the oracle.
 
     Example:
         >>> import cvxpy as cp, cvxsst
@@ -145,9 +200,12 @@ def audit(P: Polytope, objectives: int = 200, seed: int = 0) -> Audit:
         presolved = P.presolved
     except (EmptyPolytopeError, UnboundedPolytopeError) as error:
         return Audit(P.name, problem=str(error))
-    found, fractional, objective = _search_fractional(P, presolved, objectives, seed)
+    W = _objectives(P.size, objectives, seed)
+    found = np.array([_vertex(P, presolved, w) for w in W])
+    broken = next(iter(np.flatnonzero(np.abs(found - np.round(found)).max(axis=1, initial=0.0) > INTEGRAL)), None)
     cut_off, stranger, structures = _compare_with_structures(P, presolved, found)
-    source = presolved.source
+    held, refuted = _own_code(P, W, found)
+    source, member = presolved.source, known(P)
     return Audit(
         polytope=P.name,
         entries=P.size,
@@ -160,36 +218,35 @@ def audit(P: Polytope, objectives: int = 200, seed: int = 0) -> Audit:
         redundant=_redundant(P, presolved),
         fixed=presolved.fixed.tolist(),
         objectives=objectives,
-        fractional=fractional,
-        objective=objective,
+        fractional=None if broken is None else found[broken].reshape(P.shape),
+        objective=None if broken is None else W[broken].reshape(P.shape),
         cut_off=cut_off,
         stranger=stranger,
         structures=structures,
-        recognized=None if known(P) in (None, P) else repr(known(P)),
+        recognized=None if member in (None, P) else repr(member),
+        held=held,
+        refuted=refuted,
     )
 
 
-def _search_fractional(
-    P: Polytope, presolved: Presolved, objectives: int, seed: int
-) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """The vertices found, and the first fractional one with its objective."""
+def _objectives(n: int, count: int, seed: int) -> np.ndarray:
+    """``(count, n)``: normal ones, one in four of small integers."""
     generator = np.random.default_rng(seed)
-    found = []
-    for k in range(objectives):
-        w = generator.integers(-2, 3, P.size) if k % 4 == 3 else generator.normal(size=P.size)
-        solution = presolved.linear_program.vertex(w.astype(float))
-        assert solution.x is not None
-        z = solution.x[: P.size]
-        found.append(z)
-        if np.abs(z - np.round(z)).max(initial=0.0) > INTEGRAL:
-            return np.array(found), z.reshape(P.shape), w.reshape(P.shape)
-    return np.array(found), None, None
+    drawn = [generator.integers(-2, 3, n) if k % 4 == 3 else generator.normal(size=n) for k in range(count)]
+    return np.array(drawn, dtype=float)
+
+
+def _vertex(P: Polytope, presolved: Presolved, w: np.ndarray) -> np.ndarray:
+    x = presolved.linear_program.vertex(w).x
+    assert x is not None, "a polytope is neither empty nor unbounded"
+    return x[: P.size]
 
 
 def _compare_with_structures(
     P: Polytope, presolved: Presolved, found: np.ndarray
 ) -> tuple[np.ndarray | None, np.ndarray | None, int | None]:
-    if P.family is None or P.family.structure_list is None:
+    """A structure that is cut off, a vertex that is none, and how many structures there are."""
+    if P.knowledge is None or P.knowledge.structures is None:
         return None, None, None
     try:
         Z = P.vertices()
@@ -200,6 +257,55 @@ def _compare_with_structures(
     stranger = next((z for z in found if (np.round(z) + 0.0).tobytes() not in listed), None)
     shaped = [None if z is None else z.reshape(P.shape) for z in (cut_off, stranger)]
     return shaped[0], shaped[1], len(Z)
+
+
+def _own_code(P: Polytope, W: np.ndarray, vertices: np.ndarray) -> tuple[list[str], list[Refutation]]:
+    """Which functions of the family were judged, and which are wrong; ``vertices`` maximize the objectives W."""
+    member = known(P)
+    functions = {name: getattr(member.knowledge, name) for name in JUDGES} if member is not None else {}
+    held = [name for name, function in functions.items() if function is not None]
+    judged = [JUDGES[name](P, functions[name], W, vertices) for name in held]
+    return held, [refutation for refutation in judged if refutation is not None]
+
+
+@torch.no_grad()
+def _refuted_argmax(P: Polytope, oracle: Map, W: np.ndarray, vertices: np.ndarray) -> Refutation | None:
+    """The first w for which the oracle returns no vertex of P, or one that is worse than that of the linear program."""
+    w = torch.from_numpy(W).reshape(-1, *P.shape)
+    first = W[0].reshape(P.shape)
+    try:
+        answers = oracle(w)
+    except Exception as error:  # whatever an author's function may raise is a finding
+        return Refutation("argmax", first, None, f"for w of shape {tuple(w.shape)} {type(error).__name__}: {error}")
+    if not isinstance(answers, torch.Tensor) or answers.shape != w.shape:
+        got = tuple(answers.shape) if isinstance(answers, torch.Tensor) else type(answers).__name__
+        return Refutation("argmax", first, None, f"for w of shape {tuple(w.shape)} it returns {got}")
+    known_to_be_in: set[bytes] = set()
+    for wi, z, v in zip(W, answers.double().cpu().numpy().reshape(W.shape), vertices, strict=True):
+        why = _misses(P, wi, z, v, known_to_be_in)
+        if why:
+            return Refutation("argmax", wi.reshape(P.shape), z.reshape(P.shape), why)
+    return None
+
+
+def _misses(P: Polytope, w: np.ndarray, z: np.ndarray, v: np.ndarray, known_to_be_in: set[bytes]) -> str:
+    """Why z is not as good as the vertex v; nothing if it is."""
+    if not np.all(np.isfinite(z)):
+        return "the answer is not finite"
+    if z.tobytes() not in known_to_be_in:
+        distance = P.presolved.distance(z)
+        if distance > INTEGRAL:
+            return f"the answer lies {distance:.2g} outside of the polytope"
+        known_to_be_in.add(z.tobytes())
+    if w @ v - w @ z > INTEGRAL * (1 + np.abs(w) @ np.abs(v)):
+        return f"it reaches <w, z> = {w @ z + 0.0:.4g} where the linear program reaches {w @ v:.4g}"
+    if np.abs(v - np.round(v)).max(initial=0.0) <= INTEGRAL < np.abs(z - np.round(z)).max(initial=0.0):
+        return "the answer is between several vertices, and none of them"
+    return ""
+
+
+# The family's own code that is judged, by the name under which a member knows it.
+JUDGES: dict[str, Callable[[Polytope, Map, np.ndarray, np.ndarray], Refutation | None]] = {"argmax": _refuted_argmax}
 
 
 def _redundant(P: Polytope, presolved: Presolved) -> list[str] | None:
@@ -232,9 +338,39 @@ def _row_text(P: Polytope, row: sp.csr_array, right: float) -> str:
             name = f"y[{column - P.size}]"
         terms.append(f"{'-' if a < 0 else '+'} {'' if abs(a) == 1 else f'{abs(a):g} '}{name}")
     shown = " ".join(terms[:6]) + (" ..." if len(terms) > 6 else "")
-    return f"{shown.removeprefix('+ ')} <= {right + 0.0:g}"
+    shown = f"-{shown[2:]}" if shown.startswith("- ") else shown.removeprefix("+ ")
+    return f"{shown} <= {right + 0.0:g}"
+
+
+def _wrapped(label: str, text: str) -> str:
+    wrapper = textwrap.TextWrapper(WIDTH, break_long_words=False, break_on_hyphens=False)
+    wrapper.initial_indent, wrapper.subsequent_indent = f"  {label}".ljust(LABEL), " " * LABEL
+    return wrapper.fill(text).replace(UNBROKEN, " ")
+
+
+def _rows(rows: list[str]) -> str:
+    """The first few rows of constraints; short ones are not broken at the end of a line."""
+    return some([row.replace(" ", UNBROKEN) if len(row) < WIDTH // 2 else row for row in rows])
 
 
 def _shown(z: np.ndarray | None) -> str:
-    text = np.array2string(np.asarray(z), precision=4, suppress_small=True, threshold=60, separator=", ")
-    return " ".join(text.split())
+    """A long vector of few values by its support, ``entries 0, 3, 7 are 1, the others 0``; any other by its entries."""
+    z = np.round(np.asarray(z, dtype=float), 4) + 0.0
+    values = [value for value in np.unique(z) if value != 0]
+    if (z.size > SHORT and len(values) <= 3) or np.isin(z, (0.0, 1.0)).all():
+        return _support(z, values)
+    return " ".join(np.array2string(z, precision=4, suppress_small=True, threshold=60, separator=", ").split()).replace(
+        "[ ", "["
+    )
+
+
+def _support(z: np.ndarray, values: list[float]) -> str:
+    if z.min() == z.max():
+        return f"{z.min():g} everywhere"
+    said = []
+    for value in values:
+        at = [index if len(index) > 1 else index[0] for index in map(tuple, np.argwhere(z == value).tolist())]
+        said.append(
+            f"{'entry' if len(at) == 1 else 'entries'} {some(at, 40)} {'is' if len(at) == 1 else 'are'} {value:g}"
+        )
+    return ", ".join([*said, "the others 0"] if np.any(z == 0) else said)

@@ -3,6 +3,7 @@
 import cvxpy as cp
 import numpy as np
 import pytest
+import torch
 
 import cvxsst
 import polytopes
@@ -15,6 +16,9 @@ def test_the_zoo_passes(P: cvxsst.Polytope) -> None:
     report = cvxsst.audit(P, objectives=50)
     assert report.passed, str(report)
     assert report.structures is not None
+    assert report.held == ["argmax"] * (P.family.argmax_oracle is not None)
+    assert max(map(len, str(report).splitlines())) <= 80
+    assert "may have been missed" in " ".join(str(report).split())
 
 
 def single_commodity_trees(n: int) -> cvxsst.Polytope:
@@ -94,6 +98,80 @@ def test_structures_and_vertices_are_compared_both_ways() -> None:
     assert large.stranger.sum() != 1
     assert not small.passed
     assert not large.passed
+
+
+WRONG_ORACLES = {
+    "zeros": (lambda w, n: torch.zeros_like(w), "it reaches <w, z> = 0 where the linear program reaches 0."),
+    "outside": (lambda w, n: (w > 0).to(w) * 2, "lies 1 outside of the polytope"),
+    "between": (lambda w, n: (w > 0).to(w) + 0.5 * (w == 0), "between several vertices"),
+    "NaN": (lambda w, n: w * torch.nan, "not finite"),
+    "raises": (lambda w, n: 1 / 0, "ZeroDivisionError: division by zero"),
+    "shape": (lambda w, n: (w > 0).to(w)[..., :-1], "it returns (200, 4)"),
+    "no tensor": (lambda w, n: None, "it returns NoneType"),
+    "rarely": (lambda w, n: (w > 0).to(w) * (w.amax(-1, keepdim=True) > 0.1), "it reaches <w, z> = 0"),
+}
+
+
+@pytest.mark.parametrize("how", WRONG_ORACLES)
+def test_a_wrong_oracle_fails_with_the_first_utilities_that_show_it(how: str) -> None:
+    @cvxsst.polytope
+    def box(n):
+        z = cp.Variable(n)
+        return z, [z >= 0, z <= 1]
+
+    oracle, says = WRONG_ORACLES[how]
+    box.argmax(oracle)
+    report = cvxsst.audit(box(5))
+    assert not report.passed
+    assert report.integral, "the constraints are right"
+    (refutation,) = report.refuted
+    assert refutation.function == "argmax"
+    assert says in " ".join(str(report).split())
+    assert "WRONG" in str(report)
+    if refutation.z is not None and how != "NaN":
+        assert np.array_equal(oracle(torch.from_numpy(refutation.w), 5), refutation.z)
+    box.argmax(lambda w, n: (w > 0).to(w))
+    assert cvxsst.audit(box(5)).passed
+
+
+def test_the_oracle_of_a_recognized_family_is_held_too(monkeypatch) -> None:
+    z = cp.Variable(4, nonneg=True)
+    P = cvxsst.Polytope(z, [cp.sum(z) == 1])
+    assert cvxsst.audit(P).recognized == "simplex(4)"
+    monkeypatch.setattr(polytopes.simplex, "argmax_oracle", lambda w, n: torch.full_like(w, 1 / n))
+    assert not cvxsst.audit(P).passed
+
+
+def test_structures_are_shown_by_their_support() -> None:
+    @cvxsst.polytope
+    def pairs(n):
+        z = cp.Variable((n, n))
+        return z, [z >= 0, z <= 1, cp.sum(z) <= 2.5]
+
+    pairs.structures(lambda n: np.eye(n * n).reshape(-1, n, n))
+    report = cvxsst.audit(pairs(4))
+    assert report.fractional is not None
+    ((i, j),), (a, b) = np.argwhere(report.fractional == 0.5), np.argwhere(report.fractional == 1)
+    support = f"entry ({i}, {j}) is 0.5, entries ({a[0]}, {a[1]}), ({b[0]}, {b[1]}) are 1, the others 0"
+    assert f"FRACTIONAL vertex {support}" in " ".join(str(report).split())
+
+    @cvxsst.polytope
+    def larger(n):
+        z = cp.Variable(n, bounds=[0, 1])
+        return z, []
+
+    larger.structures(lambda n: np.eye(n))
+    report = cvxsst.audit(larger(9))
+    assert report.stranger is not None
+    support = f"entries {', '.join(map(str, np.flatnonzero(report.stranger)))} are 1, the others 0"
+    assert f"STRANGER: a vertex that is not in Z: {support}" in " ".join(str(report).split())
+
+
+def test_what_passed_cannot_mean_is_said() -> None:
+    z = cp.Variable(3, nonneg=True)
+    said = " ".join(str(cvxsst.audit(cvxsst.Polytope(z, [cp.sum(z) == 1]))).split())
+    assert "whether the vertices are the structures that you mean, no list says" in said
+    assert "every structure listed" in " ".join(str(cvxsst.audit(polytopes.simplex(3))).split())
 
 
 def test_empty_and_unbounded_are_reported_when_checked_late() -> None:

@@ -87,8 +87,8 @@ class Witness:
         return Witness(solver, dtype, Answer.none(k, N, solver.P.size, "not asked"), *nothing)
 
     def within(self, i: int, tol: float) -> float:
-        """``bound`` of instance i, or tol if that is more: below it a bound is rounding of linear programs, which depends
-        on those solved before."""
+        """``bound`` of instance i, or tol if that is more: below it a bound is rounding of linear programs, which
+        depends on those solved before."""
         return max(self.bound[i].item(), tol)
 
     def testify(self, instances: Instances, rows: list[int], regularizer: Regularizer, yardstick: Yardstick) -> None:

@@ -102,13 +102,14 @@ def _proof(trial: Trial, i: int) -> str:
     arbiter = trial.values.arbiter[i]
     if arbiter is None:
         return ""
-    z, tolerance = trial.candidate.answer.z[i], trial.yardstick.of_z(trial.instances)[i]
+    z, tolerance = trial.candidate.answer.z[i], trial.yardstick.of_z(trial.instances)[i].item()
     agree = [r.name for r in trial.references if (r.answer.z[i] - arbiter.answer.z[i]).abs().max() <= tolerance]
     outside, gap = trial.candidate.infeasibility[i].item(), trial.candidate.gap[i].item()
     own = f"lies {number(outside)} outside P" if outside > tolerance else f"has a certified gap of {number(gap)}"
     return (
         f"the candidate is wrong: its z is {number((z - arbiter.answer.z[i]).abs().max().item())} away from that of "
-        f"{' and '.join(agree) or arbiter.name}, certified to within {number(arbiter.within(i, tolerance.item()))}, and {own}"
+        f"{' and '.join(agree) or arbiter.name}, certified to within {number(arbiter.within(i, tolerance))}, "
+        f"and {own}"
     )
 
 

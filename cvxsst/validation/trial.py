@@ -174,7 +174,8 @@ def _wrong_value(x: Witness, trial: Trial) -> str:
     d, i, arbiter = max(wrong, key=lambda found: found[0])
     return (
         f"its z is {number(d)} away from that of {arbiter.name}, which is certified to within "
-        f"{number(arbiter.within(i, tolerance[i]))}, at T = {trial.instances.T[i].item():g} ({len(wrong)} such instances)"
+        f"{number(arbiter.within(i, tolerance[i]))}, at T = {trial.instances.T[i].item():g} ({len(wrong)} such "
+        "instances)"
     )
 
 
