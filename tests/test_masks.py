@@ -62,9 +62,14 @@ def test_nothing_is_prepared_or_kept_for_a_pattern(
     w = masked(P, generator)
     for f, name in problems(P):  # first calls prepare what P and f need
         cvxsst.softmax(P, w[:1], f, engine=name)
-    runs: list[None] = []
+    runs: list[LinearProgram] = []
     plain = LinearProgram._run
-    monkeypatch.setattr(LinearProgram, "_run", lambda program: (runs.append(None), plain(program))[1])
+
+    def counted(program: LinearProgram) -> str:
+        runs.append(program)
+        return plain(program)
+
+    monkeypatch.setattr(LinearProgram, "_run", counted)
 
     def kept() -> tuple[int, int]:
         gc.collect()
@@ -117,7 +122,6 @@ def test_an_entry_that_cannot_be_zero_leaves_nothing() -> None:
     for f in REGULARIZERS[:2]:
         with pytest.raises(ValueError, match=r"least value|forbid"):
             cvxsst.softmax(P, torch.tensor([-torch.inf, 0.0, 0.0]), f, engine="kkt")
-        z, info = cvxsst.softmax(
-            P, torch.tensor([0.0, -torch.inf, 0.0]), f, engine="kkt", on_failure="nan", return_info=True
-        )
+        w = torch.tensor([0.0, -torch.inf, 0.0])
+        _, info = cvxsst.softmax(P, w, f, engine="kkt", on_failure="nan", return_info=True)
         assert bool(info.empty)

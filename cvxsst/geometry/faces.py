@@ -119,11 +119,15 @@ class Face:
     def jacobian(self, phi: Entrywise, z: np.ndarray) -> np.ndarray:
         """dz/du at the solution z on this face."""
         root = _root_slope(phi, z)
-        projection = np.eye(len(z))
-        if len(self.E):
-            Q, _, _ = _graded_qr(root, self.E)
+        moves = root > 0
+        E = self.E if moves.all() else affine_hull(sp.csr_array(self.E[:, moves]), self.e, int(moves.sum()))[0]
+        projection = np.eye(E.shape[1])
+        if len(E):
+            Q, _, _ = _graded_qr(root[moves], E)
             projection -= Q @ Q.T
-        return root[:, None] * projection * root
+        J = np.zeros((len(z), len(z)))
+        J[np.ix_(moves, moves)] = root[moves, None] * projection * root[moves]
+        return J
 
 
 def said_by_domain(core: Presolved, domain: tuple[float, float]) -> np.ndarray:

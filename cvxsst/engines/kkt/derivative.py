@@ -40,7 +40,7 @@ def by_elimination(
     program: Program, g: torch.Tensor, z: torch.Tensor, weight: torch.Tensor, chunk: int
 ) -> torch.Tensor:
     """(dz/du) g for g, z ``(B, n)``; ``weight`` ``(B, p)``: lam / s."""
-    curvature = (1 / program.f.slope(z)).clamp_max(1 / EDGE)
+    curvature = 1 / program.f.slope(z).clamp_min(EDGE)
     return _eliminated(g, curvature, weight, program, chunk)
 
 
