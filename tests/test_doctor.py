@@ -9,9 +9,12 @@ import pytest
 import torch
 from cvxpylayers.torch import CvxpyLayer
 
-import cvxsst.doctor as doctor
-from cvxsst import lp
-from cvxsst.engines import ENGINES, Info
+import cvxsst
+from cvxsst import doctor
+from cvxsst.engines import ENGINES
+from cvxsst.engines.base import Solution
+from cvxsst.geometry.linear_program import LinearProgram
+from polytopes import simplex
 
 from .test_cli import run
 
@@ -26,37 +29,62 @@ def test_a_healthy_installation(monkeypatch: pytest.MonkeyPatch, capsys) -> None
     assert max(len(line) for line in out.splitlines()) <= 80
 
 
-def broken(change):
-    """An engine's ``softmax`` with ``change`` applied to z."""
+def solves(change):
+    """An engine's ``solve`` with ``change`` applied to its answer."""
 
     def patch(engine):
-        whole = engine.softmax
+        whole = engine.solve
+        return lambda state, u, forbidden: change(whole(state, u, forbidden), u)
 
-        def softmax(P, regularizer, u, forbidden):
-            z, info = whole(P, regularizer, u, forbidden)
-            return change(z, u), Info.of_closed_form(z.detach()) if isinstance(info, Info) else info
+    return "solve", patch
 
-        return softmax
 
-    return patch
+def multiplies(change):
+    """An engine's ``times_jacobian`` with ``change`` applied to its answer: right forwards, wrong backwards."""
+
+    def patch(engine):
+        whole = engine.times_jacobian
+        return lambda *arguments: change(whole(*arguments))
+
+    return "times_jacobian", patch
 
 
 @pytest.mark.parametrize(
-    ("name", "change"),
+    ("name", "method"),
     [
-        ("kkt", lambda z, u: u - (u.sum(1, keepdim=True) - 1) / 4),  # z >= 0 is lost
-        ("cvxpylayer", lambda z, u: z.detach() + 1.01 * (z - z.detach())),  # right forwards, the gradient off by 1 %
-        ("enumeration", lambda z, u: z * torch.nan),
-        ("fast", lambda z, u: 1 / 0),
+        ("kkt", solves(lambda s, u: s._replace(z=u - (u.sum(1, keepdim=True) - 1) / 4))),  # z >= 0 is lost
+        ("cvxpylayer", multiplies(lambda product: 1.01 * product)),
+        ("kkt", multiplies(lambda product: 2 * product)),
+        ("enumeration", solves(lambda s, u: Solution(s.z * torch.nan))),
+        ("enumeration", solves(lambda s, u: s._replace(z=torch.softmax(u, 1)))),  # right but where -inf forbids
     ],
 )
-def test_a_broken_engine_is_named(name: str, change, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    monkeypatch.setattr(ENGINES[name], "softmax", broken(change)(ENGINES[name]))
+def test_a_broken_engine_is_named(name: str, method, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    attribute, patch = method
+    monkeypatch.setattr(ENGINES[name], attribute, patch(ENGINES[name]))
     status, out, err = run(monkeypatch, capsys, "doctor")
     assert status == 1
     failed = {line.split()[1].rstrip(",") for line in out.splitlines() if line.startswith("FAILED")}
     assert failed == {name}
     assert name in err
+
+
+def test_a_broken_page_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(simplex.softmax_paths, cvxsst.Euclidean, lambda u, n: 1 / 0)
+    (failed,) = [finding for finding in doctor.examine() if not finding.well]
+    assert failed.subject == "fast, Euclidean"
+    assert "ZeroDivisionError" in failed.remark
+
+
+def test_a_gpu_is_examined_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where torch says that there is one; if it cannot be used, that is found and named."""
+    usable = torch.cuda.is_available()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    found = {finding.subject: finding.well for finding in doctor.examine()}
+    here = {subject for subject in found if ", " in subject and not subject.endswith(" on cuda")}
+    assert {subject for subject in found if subject.endswith(" on cuda")} == {f"{subject} on cuda" for subject in here}
+    assert all(found[subject] for subject in here)
+    assert all(found[f"{subject} on cuda"] == usable for subject in here)
 
 
 def test_missing_and_old_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,27 +100,22 @@ def test_missing_and_old_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_wrong_gradient_of_a_right_projection_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Inside the simplex; at the vertex, where the gradient is 0, nothing shows."""
-    whole = ENGINES["kkt"].softmax
-
-    def twice(P, regularizer, u, forbidden):
-        z, info = whole(P, regularizer, u, forbidden)
-        return 2 * z - z.detach(), info
-
-    monkeypatch.setattr(ENGINES["kkt"], "softmax", twice)
+    attribute, patch = multiplies(lambda product: 2 * product)
+    monkeypatch.setattr(ENGINES["kkt"], attribute, patch(ENGINES["kkt"]))
     assert {f.subject for f in doctor.examine() if not f.well} == {"kkt, Euclidean", "kkt, CategoricalEntropy"}
 
 
 def test_an_engine_that_cannot_even_say_what_it_supports_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """As when a package that registers families is broken."""
-    monkeypatch.setattr(ENGINES["fast"], "supports", lambda P, regularizer: 1 / 0)
+    monkeypatch.setattr(ENGINES["fast"], "refusal", lambda P, f: 1 / 0)
     failed = [finding for finding in doctor.examine() if not finding.well]
     assert {finding.subject.split(",")[0] for finding in failed} == {"fast"}
     assert "ZeroDivisionError" in failed[0].remark
 
 
 def test_broken_linear_programs_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    solve = lp.LinearProgram.vertex
-    monkeypatch.setattr(lp.LinearProgram, "vertex", lambda self, c: solve(self, -c))  # minimizes
+    solve = LinearProgram.vertex
+    monkeypatch.setattr(LinearProgram, "vertex", lambda self, c: solve(self, -c))  # minimizes
     assert [finding.subject for finding in doctor.examine() if not finding.well] == ["lp, argmax"]
 
 
