@@ -47,7 +47,7 @@ def look(x: torch.Tensor, function: Callable[[torch.Tensor], None]) -> None:
 def holds(mask: torch.Tensor) -> bool:
     """Whether any entry is True, also under ``torch.func`` transforms."""
     found: list[bool] = []
-    look(mask, lambda m: found.append(bool(m.any())))
+    look(mask, lambda m: found.append(bool(m.numpy().any() if on_host(m) else m.any())))
     return found[-1]
 
 

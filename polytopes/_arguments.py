@@ -32,3 +32,11 @@ def require_edges(n: int, edges: Sequence[tuple[int, int]]) -> None:
             raise ValueError(f"edges[{position}]: {ends} leaves the nodes 0..{n - 1}")
         if ends[0] == ends[1]:
             raise ValueError(f"edges[{position}]: {ends} is a loop; leave it out")
+
+
+def chainable(n: int, joined: set[int], least: int) -> tuple[range, str]:
+    """The lengths from which on all nodes j are joined with j - 1, and why there are no others."""
+    missing = max(set(range(least, n)) - joined, default=None)
+    if missing is None:
+        return range(least, n + 1), ""
+    return range(missing + 1, n + 1), f"shorter ones need the edge {missing - 1, missing} in the graph; add it"

@@ -32,6 +32,7 @@ from typing import NamedTuple
 import torch
 
 from cvxsst.autograd import SymmetricMap
+from cvxsst.values import holds
 from polytopes._programs import IMPOSSIBLE, gradient, times_hessian
 
 TAME = 100.0  # entries of M up to which (3) loses no more than four digits
@@ -73,12 +74,12 @@ def marginals(u: torch.Tensor) -> tuple[torch.Tensor, ...]:
     M = inverse(w)
     z = w * _from_inverse(M)
     wild = _is_wild(M)
-    if not bool(wild.any()):
+    if not holds(wild):
         return z, M, *Elimination.none(w)
     e = Elimination.of(torch.where(wild[:, None, None], w, 1.0))
     z = torch.where(wild[:, None, None], w * e.R, z)
     lost = ~torch.isfinite(z).flatten(1).all(1)
-    if bool(lost.any()):
+    if holds(lost):
         z[lost] = in_logs(u[lost])
     return z, M, *e
 
@@ -97,7 +98,7 @@ def times_covariance(
     wild = _is_wild(M)
     Jg = torch.where(wild[:, None, None], e.derivative(w, g), Jg)
     lost = ~torch.isfinite(Jg).flatten(1).all(1)
-    if bool(lost.any()):
+    if holds(lost):
         Jg[lost] = times_hessian(log_partition, u[lost], g[lost])
     return Jg
 

@@ -18,20 +18,22 @@ Reduce = Callable[[torch.Tensor, int], torch.Tensor]
 
 
 def finite(u: torch.Tensor) -> torch.Tensor:
-    """u in float64, with IMPOSSIBLE for -inf."""
+    """u ``(...)`` in float64, with IMPOSSIBLE for -inf."""
     return u.double().clamp_min(IMPOSSIBLE)
 
 
 def possible(A: torch.Tensor) -> torch.Tensor:
-    """A log-partition of ``finite`` utilities, -inf where no structure is possible."""
+    """A log-partition ``(*batch,)`` of ``finite`` utilities, -inf where no structure is possible."""
     return torch.where(A > IMPOSSIBLE / 2, A, -torch.inf)
 
 
 def maximum(x: torch.Tensor, dim: int) -> torch.Tensor:
+    """x ``(...)`` without the dimension."""
     return x.max(dim).values
 
 
 def log_sum_exp(x: torch.Tensor, dim: int) -> torch.Tensor:
+    """x ``(...)`` without the dimension."""
     return torch.logsumexp(x, dim)
 
 
@@ -46,12 +48,13 @@ def maximizer(value: Callable[[torch.Tensor], torch.Tensor], w: torch.Tensor) ->
 
 
 def gradient(value: Callable[[torch.Tensor], torch.Tensor], u: torch.Tensor) -> torch.Tensor:
-    """The gradient of the sum of ``value``, differentiable by autograd and under ``torch.func`` transforms."""
+    """The gradient, of the shape of u ``(*batch, ...)``, of the sum of ``value`` ``(*batch,)``: differentiable by
+    autograd and under ``torch.func`` transforms."""
     with torch.enable_grad():
         return torch.func.grad(lambda v: value(v).sum())(u)
 
 
 def times_hessian(value: Callable[[torch.Tensor], torch.Tensor], u: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
-    """The derivative of ``gradient`` along g, itself differentiable."""
+    """The derivative of ``gradient`` along g ``(*batch, ...)``, of its shape, itself differentiable."""
     with torch.enable_grad():
         return torch.func.vjp(lambda v: gradient(value, v), u)[1](g)[0]

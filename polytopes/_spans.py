@@ -72,6 +72,7 @@ class Chart:
         )
 
     def put(self, k: int, right: torch.Tensor, left: torch.Tensor) -> None:
+        """The complete spans of width k, ``(n - k, B)``."""
         for places, value in zip(self.complete(k), (right, left), strict=True):
             for place in places:
                 place.copy_(value)

@@ -22,6 +22,7 @@ from __future__ import annotations
 import torch
 
 from cvxsst.autograd import SymmetricMap
+from cvxsst.values import holds
 from polytopes._potentials import by_cholesky, grounded, potentials, solve
 from polytopes._support import Support
 
@@ -50,13 +51,13 @@ def entropic(u: torch.Tensor) -> torch.Tensor:
     into blocks.
     """
     allowed, ground = u > -torch.inf, None
-    if not bool(allowed.all()):
+    if holds(~allowed):
         edges, ground = Support.of(allowed)
         empty = ~edges.flatten(1).any(1)[:, None, None]
         u = torch.where(edges, u, -torch.inf).masked_fill(empty, 0.0)
     z, arrived = _by_scaling(u, ground)
-    hard = (~arrived).nonzero().flatten()
-    if len(hard):
+    if holds(~arrived):
+        hard = (~arrived).nonzero().flatten()
         z[hard] = _by_cooling(u[hard])
     return z if ground is None else z.masked_fill(empty, torch.nan)
 
@@ -81,7 +82,7 @@ def _by_scaling(u: torch.Tensor, ground: torch.Tensor | None = None) -> tuple[to
         z = _row_stochastic(z * torch.exp(-db)[..., None, :])
         if step:
             arrived = in_range & trusted & (db.abs().amax(-1) <= CLOSE)
-            if bool(arrived.all()):
+            if not holds(~arrived):
                 break
     return z, arrived
 
@@ -114,7 +115,7 @@ def _by_cooling(u: torch.Tensor) -> torch.Tensor:
         arrived = ((s == 1) & (right | close | stalled)).flatten()
         z[live[arrived]] = _rows(u[arrived], (b + db)[arrived])
         keep = ~arrived
-        if not bool(keep.any()):
+        if not holds(keep):
             break
         live, u, spread, s, b, db, size, miss = (t[keep] for t in (live, u, spread, s, b, db, size, miss))
         cooler = torch.where((size < 0.5) & (miss < 0.5), (COOLING * s).clamp_max(1.0), s)

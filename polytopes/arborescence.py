@@ -29,6 +29,8 @@ import scipy.sparse as sp
 import torch
 
 from cvxsst import ExponentialFamily, polytope
+from cvxsst.family import Padding
+from cvxsst.values import holds
 from polytopes import _laplacian
 from polytopes._arguments import require_flag, require_size
 from polytopes._programs import finite, possible
@@ -137,11 +139,13 @@ def root_malus(u: torch.Tensor) -> torch.Tensor:
 
 @arborescence.argmax
 def best_arborescence(w: torch.Tensor, n: int, single_child: bool = False) -> torch.Tensor:
+    """``(*batch, n, n)`` to zeros and ones."""
     return chu_liu_edmonds(w - root_malus(w) if single_child and w.numel() else w, n)
 
 
 def chu_liu_edmonds(w: torch.Tensor, n: int) -> torch.Tensor:
-    """Contract cycles of best heads until none is left, then expand them in reverse order.
+    """Contract cycles of best heads until none is left, then expand them in reverse order; ``(*batch, n, n)`` to zeros
+    and ones.
 
     Entering a cycle at j costs the arc that j had on it, so in the contracted graph an arc (i, cycle) weighs
     max over j on the cycle of w[i, j] - w[head of j, j].
@@ -153,7 +157,7 @@ def chu_liu_edmonds(w: torch.Tensor, n: int) -> torch.Tensor:
     while True:
         head = _best_heads(weight, alive)
         on_cycle, representative = _cycles(head)
-        if not bool(on_cycle.any()):
+        if not holds(on_cycle):
             break
         weight, tail_of, head_of = _contract(weight, head, on_cycle, representative)
         levels.append(Level(head, on_cycle, representative, tail_of, head_of))
@@ -166,12 +170,13 @@ def chu_liu_edmonds(w: torch.Tensor, n: int) -> torch.Tensor:
 
 
 def _best_heads(weight: torch.Tensor, alive: torch.Tensor) -> torch.Tensor:
+    """``(B, n)``, for weights ``(B, n, n)`` and the nodes that are alive ``(B, n)``."""
     node = torch.arange(weight.shape[1], device=weight.device).expand(weight.shape[:2])
     return torch.where(alive & (node > 0), weight.argmax(1), node)
 
 
 def _cycles(head: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which nodes lie on a cycle of heads, and the smallest node of their cycle (else the node itself).
+    """Which nodes lie on a cycle of heads, and the smallest node of their cycle (else the node itself), all ``(B, n)``.
 
     Following n or more heads from anywhere ends on a cycle (the root is a loop), and covers every node of it.
     """
@@ -189,7 +194,8 @@ def _cycles(head: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def _contract(
     weight: torch.Tensor, head: torch.Tensor, on_cycle: torch.Tensor, representative: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Weights between representatives, and which arc each of them stands for."""
+    """Weights between representatives, and the tail and the head of the arc each of them stands for, ``(B, n, n)``, for
+    weights of that shape and the others ``(B, n)``."""
     kept = weight.gather(1, head[:, None, :]).masked_fill(~on_cycle[:, None, :], 0.0)
     same = representative[:, :, None] == representative[:, None, :]
     entering = (weight - kept).masked_fill(same, -torch.inf)
@@ -200,7 +206,8 @@ def _contract(
 
 
 def _group_maximum(x: torch.Tensor, group: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Over the last dimension of x (B, n, n): at [., g] the maximum over the members of group g, and its position."""
+    """Over the last dimension of x ``(B, n, n)``: at [., g] the maximum over the members of group g ``(B, n)``, and its
+    position."""
     n = x.shape[-1]
     where = group[:, None, :].expand_as(x)
     largest = torch.full_like(x, -torch.inf).scatter_reduce(2, where, x, "amax")
@@ -211,7 +218,8 @@ def _group_maximum(x: torch.Tensor, group: torch.Tensor) -> tuple[torch.Tensor, 
 
 
 def _expand(head: torch.Tensor, alive: torch.Tensor, level: Level) -> tuple[torch.Tensor, torch.Tensor]:
-    """Heads before the contraction: those of the contracted graph where they enter, the cycle's own elsewhere."""
+    """Heads, and who was alive, before the contraction, all ``(B, n)``: the heads of the contracted graph where they
+    enter, the cycle's own elsewhere."""
     n = head.shape[1]
     node = torch.arange(n, device=head.device).expand_as(head)
     tail = level.tail_of.gather(1, head[:, None, :])[:, 0]  # entry [head of b, b], for every b
@@ -228,6 +236,7 @@ def _expand(head: torch.Tensor, alive: torch.Tensor, level: Level) -> tuple[torc
 
 @arborescence.softmax(ExponentialFamily)
 def arc_probabilities(u: torch.Tensor, n: int, single_child: bool = False) -> torch.Tensor:
+    """``(*batch, n, n)`` to the same."""
     if not single_child or not u.numel():
         return _laplacian.softmax(finite(u)).to(u.dtype)
     z = _laplacian.softmax(finite(u - root_malus(u))).to(u.dtype)
@@ -235,15 +244,22 @@ def arc_probabilities(u: torch.Tensor, n: int, single_child: bool = False) -> to
 
 
 def has_one_child(z: torch.Tensor) -> torch.Tensor:
-    """Whether -inf leaves a tree with one child of the root: else the malus is paid more than once."""
+    """Whether -inf leaves a tree with one child of the root, ``(*batch, 1, 1)`` for z ``(*batch, n, n)``: else the
+    malus is paid more than once."""
     return z.detach()[..., :1, :].sum(-1, keepdim=True) < 1.5
 
 
 @arborescence.log_partition
 def matrix_tree(u: torch.Tensor, n: int, single_child: bool = False) -> torch.Tensor:
-    """A(u): log of the sum over all arborescences of exp <u, z>."""
+    """A(u): log of the sum over all arborescences of exp <u, z>, ``(*batch, n, n)`` to ``(*batch,)``."""
     if not single_child or not u.numel() or n == 1:
         return possible(_laplacian.log_partition(finite(u))).to(u.dtype)
     malus = root_malus(u)
     A = possible(_laplacian.log_partition(finite(u - malus))) + malus[..., 0, 0]
     return A.where(has_one_child(_laplacian.softmax(finite(u.detach() - malus)))[..., 0, 0], -torch.inf).to(u.dtype)
+
+
+@arborescence.padding
+def in_a_chain(n: int, single_child: bool = False) -> Padding:
+    i = torch.arange(n)
+    return Padding(torch.maximum(i[:, None], i), i == i[:, None] + 1, range(1, n + 1))

@@ -23,6 +23,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from cvxsst import CategoricalEntropy, polytope
+from cvxsst.family import Padding
 from cvxsst.geometry.canonical import StandardForm
 from cvxsst.values import holds
 from polytopes._arguments import require_size
@@ -91,6 +92,12 @@ def _sweeps(u: torch.Tensor) -> torch.Tensor:
             break
         b = torch.logsumexp(u - a[:, :, None], 1)
     return torch.where(late[:, None, None], torch.nan, z)
+
+
+@birkhoff.padding
+def in_its_place(n: int) -> Padding:
+    i = torch.arange(n)
+    return Padding(torch.maximum(i[:, None], i), torch.eye(n, dtype=torch.bool), range(1, n + 1))
 
 
 @birkhoff.guess

@@ -27,6 +27,7 @@ import scipy.sparse as sp
 import torch
 
 from cvxsst import polytope
+from cvxsst.family import Padding
 from polytopes._arguments import require_size
 from polytopes._programs import IMPOSSIBLE, Reduce, finite, log_sum_exp, maximizer, maximum, possible
 
@@ -92,11 +93,12 @@ def subsets_with_products(n: int, k: int) -> Iterator[np.ndarray]:
 
 @correlated_k_subset.argmax
 def best_chain(w: torch.Tensor, n: int, k: int) -> torch.Tensor:
+    """``(*batch, 2n - 1)`` to zeros and ones."""
     return maximizer(lambda u: chain(u, n, k, maximum), w)
 
 
 def chain(u: torch.Tensor, n: int, k: int, reduce: Reduce) -> torch.Tensor:
-    """The sum (in the sense of ``reduce``) of <u, z> over Z.
+    """The sum (in the sense of ``reduce``) of <u, z> over Z, ``(*batch, 2n - 1)`` to ``(*batch,)``.
 
     With a[c, l] the sum over the first i items, c of them chosen, the last one (l = 1) or not (l = 0):
 
@@ -116,5 +118,12 @@ def chain(u: torch.Tensor, n: int, k: int, reduce: Reduce) -> torch.Tensor:
 
 @correlated_k_subset.log_partition
 def log_sum_of_chains(u: torch.Tensor, n: int, k: int) -> torch.Tensor:
-    """A(u): log of the sum over Z of exp <u, z>."""
+    """A(u): log of the sum over Z of exp <u, z>, ``(*batch, 2n - 1)`` to ``(*batch,)``."""
     return possible(chain(finite(u), n, k, log_sum_exp)).to(u.dtype)
+
+
+@correlated_k_subset.padding
+def not_chosen(n: int, k: int) -> Padding:
+    """A product is about the later of its two items."""
+    last = torch.cat([torch.arange(n), torch.arange(1, n)])
+    return Padding(last, torch.zeros_like(last, dtype=torch.bool), range(max(k, 1), n + 1), f"k={k} are chosen")

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from cvxsst import BinaryEntropy, CategoricalEntropy, Euclidean, ExponentialFamily, polytope
+from cvxsst.family import Padding
 from cvxsst.geometry.canonical import StandardForm
 from polytopes._arguments import require_size
 
@@ -53,27 +54,37 @@ def binary_vectors(n: int) -> Iterator[np.ndarray]:
 
 @cube.argmax
 def positive(w: torch.Tensor, n: int) -> torch.Tensor:
+    """``(*batch, n)`` to zeros and ones."""
     return (w > 0).to(w)
 
 
 @cube.softmax(Euclidean)
 def clamp(u: torch.Tensor, n: int) -> torch.Tensor:
+    """``(*batch, n)`` to the same."""
     return u.clamp(0.0, 1.0)
 
 
 @cube.softmax(CategoricalEntropy)
 def exponentials(u: torch.Tensor, n: int) -> torch.Tensor:
+    """``(*batch, n)`` to the same."""
     return (u - 1).clamp_max(0.0).exp()
 
 
 @cube.softmax(BinaryEntropy, ExponentialFamily)
 def sigmoid(u: torch.Tensor, n: int) -> torch.Tensor:
+    """``(*batch, n)`` to the same."""
     return u.sigmoid()
 
 
 @cube.log_partition
 def independent(u: torch.Tensor, n: int) -> torch.Tensor:
+    """A(u), ``(*batch, n)`` to ``(*batch,)``."""
     return -torch.nn.functional.logsigmoid(-u).sum(-1)
+
+
+@cube.padding
+def not_chosen(n: int) -> Padding:
+    return Padding(torch.arange(n), torch.zeros(n, dtype=torch.bool), range(1, n + 1))
 
 
 @cube.guess

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from cvxsst import BinaryEntropy, CategoricalEntropy, Euclidean, ExponentialFamily, polytope
+from cvxsst.family import Padding
 from cvxsst.geometry.canonical import StandardForm
 from polytopes import _counting, _threshold
 from polytopes._arguments import require_size
@@ -101,6 +102,11 @@ def log_elementary_symmetric(u: torch.Tensor, n: int, k: int, angles: _counting.
     if angles is None:
         return u.sum(-1) if k else torch.zeros_like(u.sum(-1))
     return _counting.log_partition(u, k, angles)
+
+
+@k_subset.padding
+def not_chosen(n: int, k: int) -> Padding:
+    return Padding(torch.arange(n), torch.zeros(n, dtype=torch.bool), range(max(k, 1), n + 1), f"k={k} are chosen")
 
 
 @k_subset.guess

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from cvxsst import polytope
+from cvxsst.family import Padding
 from cvxsst.geometry.canonical import StandardForm
 from polytopes._arguments import require_size
 
@@ -55,10 +56,15 @@ def matching(n: int):
     return z, constraints + ([(S[:, i] != S[:, j]).astype(float) @ z >= 1] if len(S) else [])
 
 
+@matching.once
+def pairs(n: int) -> dict[tuple[int, int], int]:
+    """The position of each edge (i, j), i < j."""
+    return {pair: e for e, pair in enumerate(zip(*(x.tolist() for x in np.triu_indices(n, 1)), strict=True))}
+
+
 @matching.structures
 def perfect_matchings(n: int) -> Iterator[np.ndarray]:
-    i, j = np.triu_indices(n, 1)
-    index = {(a, b): e for e, (a, b) in enumerate(zip(i.tolist(), j.tolist(), strict=True))}
+    index = pairs(n)
 
     def pair_off(nodes: tuple[int, ...]) -> Iterator[list[int]]:
         if not nodes:
@@ -70,22 +76,27 @@ def perfect_matchings(n: int) -> Iterator[np.ndarray]:
                 yield [index[first, partner], *others]
 
     for edges in pair_off(tuple(range(n))):
-        z = np.zeros(len(i))
+        z = np.zeros(len(index))
         z[edges] = 1
         yield z
 
 
 @matching.argmax
-def blossom(w: torch.Tensor, n: int) -> torch.Tensor:
-    i, j = np.triu_indices(n, 1)
-    index = {(a, b): e for e, (a, b) in enumerate(zip(i.tolist(), j.tolist(), strict=True))}
-    z = torch.zeros(w.shape, dtype=w.dtype).reshape(-1, len(i))
-    for instance, utilities in zip(z, w.cpu().reshape(-1, len(i)).tolist(), strict=True):
+def blossom(w: torch.Tensor, n: int, pairs: dict[tuple[int, int], int]) -> torch.Tensor:
+    """``(*batch, E)`` to zeros and ones."""
+    z = torch.zeros(w.shape, dtype=w.dtype).reshape(-1, len(pairs))
+    for instance, utilities in zip(z, w.cpu().reshape(-1, len(pairs)).tolist(), strict=True):
         graph = nx.Graph()
-        graph.add_weighted_edges_from((a, b, utilities[e]) for (a, b), e in index.items())
+        graph.add_weighted_edges_from((a, b, utilities[e]) for (a, b), e in pairs.items())
         for a, b in nx.max_weight_matching(graph, maxcardinality=True):
-            instance[index[min(a, b), max(a, b)]] = 1
+            instance[pairs[min(a, b), max(a, b)]] = 1
     return z.reshape(w.shape).to(w.device)
+
+
+@matching.padding
+def with_its_neighbour(n: int) -> Padding:
+    i, j = torch.triu_indices(n, n, 1)
+    return Padding(j, (j == i + 1) & (i % 2 == 0), range(2, n + 1, 2), "an odd number of nodes has no perfect matching")
 
 
 @matching.guess

@@ -1,41 +1,49 @@
-"""Trees of different sizes in one batch.
+"""Structures of different sizes in one batch.
 
-    w = padded(P, w, lengths)                     utilities in which the nodes from lengths on are padding
-    z = softmax(P, w, ...)                        the tree on the first nodes, and the chain of the padding
-    z = z * is_real(P, lengths)                   the tree alone
+    w = padded(P, w, lengths)                     utilities in which what is from lengths on is padding
+    z = softmax(P, w, ...)                        the structure on what is real, and one filling of the padding
+    z = z * is_real(P, lengths)                   the structure alone
 
-The padding nodes hang on one another in a chain behind the last real node, L-1 -> L -> L+1 -> ..., by arcs of utility
-0; all other arcs to or from them are forbidden by -inf. So each tree on the L real nodes is one tree of P, of the same
-utility: argmax, softmax and log-partition of the real nodes are those of the smaller polytope, projective or not, with
-a single child of the root or several.
+The smaller members of a family are faces of the larger ones: all entries that have to do with padding are forbidden by
+-inf, but for those, of utility 0, that fill it up in one way. So each structure of size L is one structure of P, of the
+same utility: argmax, softmax and log-partition of the real entries are those of the smaller polytope.
+
+    ============================================  =============================================================
+    subsets, also correlated ones; the simplex    what is padding is not chosen
+    permutation matrices                          padding stays in its place
+    paths                                         end at L - 1 and go on through the padding, node by node
+    matchings                                     padding is paired off with its neighbour; lengths are even
+    trees, projective or not                      padding hangs in a chain behind the last real node
+    ============================================  =============================================================
+
+Each page says for itself how it is padded: ``@family.padding``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 import cvxsst
-from polytopes.arborescence import arborescence
-from polytopes.projective_tree import projective_tree
-from polytopes.spanning_tree import spanning_tree
+from cvxsst.family import Padding
+from cvxsst.recognition import known
 
 
 def padded(P: cvxsst.Polytope, w: torch.Tensor, lengths: torch.Tensor | Sequence[int]) -> torch.Tensor:
-    """Utilities under which only the first ``lengths`` nodes of each instance are free.
+    """Utilities under which only the first ``lengths`` nodes (or items) of each instance are free.
 
     Args:
-        P: a polytope of ``spanning_tree``, ``arborescence`` or ``projective_tree``.
+        P: a polytope of a family that registers ``@family.padding``, as most of the zoo do.
         w: utilities ``(*batch, *P.shape)``; what stands at padding does not matter (NaN is fine).
-        lengths: how many nodes are real, the root included, ``(*batch,)``, from 1 to n.
+        lengths: how many nodes are real, the root of a tree included, ``(*batch,)``, at most n.
 
     Returns:
         ``(*batch, *P.shape)``, with gradients to the real entries of w.
 
     Raises:
-        ValueError: another polytope, lengths of the wrong shape or out of range, a graph without the chain's edges.
+        ValueError: a polytope that cannot be padded, lengths of the wrong shape or out of range, a graph without the
+            edges that join the padding.
 
     Example:
         >>> import torch, cvxsst
@@ -46,46 +54,41 @@ def padded(P: cvxsst.Polytope, w: torch.Tensor, lengths: torch.Tensor | Sequence
         >>> (z * is_real(P, lengths))[1, 0]  # two nodes: the root and its child
         tensor([0., 1., 0., 0.])
     """
-    tail, head, lengths = _arcs(P, w.device), _arcs(P, w.device, 1), _checked(P, w, lengths)
-    lengths = lengths.reshape(*lengths.shape, *[1] * len(P.shape))
-    real = _is_real(tail, head, lengths)
-    chain = (head == tail + 1) | ((tail == head + 1) & (len(P.shape) == 1))  # an edge has no direction
-    return torch.where(real, w, torch.where(chain, 0.0, -torch.inf).to(w))
-
-
-def is_real(P: cvxsst.Polytope, lengths: torch.Tensor | Sequence[int]) -> torch.Tensor:
-    """``(*batch, *P.shape)``, bool: the arcs between real nodes."""
-    lengths = torch.as_tensor(lengths)
-    tail, head = _arcs(P, lengths.device), _arcs(P, lengths.device, 1)
-    return _is_real(tail, head, lengths.reshape(*lengths.shape, *[1] * len(P.shape)))
-
-
-def _is_real(tail: torch.Tensor, head: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    return (tail < lengths) & (head < lengths)
-
-
-def _arcs(P: cvxsst.Polytope, device: torch.device, end: int = 0) -> torch.Tensor:
-    """The tail, or with ``end=1`` the head, of every entry of z."""
-    if P.family not in (spanning_tree, arborescence, projective_tree):
-        raise ValueError(f"P: {P!r} is no polytope of trees; use spanning_tree, arborescence or projective_tree")
-    n, edges = P.arguments["n"], P.arguments.get("edges")
-    if len(P.shape) == 2:
-        return torch.arange(n, device=device)[:, None].expand(n, n) if end == 0 else torch.arange(n, device=device)
-    ends = np.array(edges if edges is not None else np.stack(np.triu_indices(n, 1), 1)).reshape(-1, 2)
-    return torch.from_numpy(ends[:, end].copy()).to(device)
-
-
-def _checked(P: cvxsst.Polytope, w: torch.Tensor, lengths: torch.Tensor | Sequence[int]) -> torch.Tensor:
-    batch, n = w.shape[: w.dim() - len(P.shape)], P.arguments["n"]
+    padding = _padding(P)
+    batch = w.shape[: w.dim() - len(P.shape)]
     lengths = torch.as_tensor(lengths, device=w.device)
     if lengths.shape != batch or lengths.is_floating_point():
         raise ValueError(f"lengths: expected integers of the batch shape {tuple(batch)}, got {tuple(lengths.shape)}")
-    if bool(((lengths < 1) | (lengths > n)).any()):
-        raise ValueError(f"lengths: from 1 to n={n}, got {lengths.min().item()} to {lengths.max().item()}")
-    edges = P.arguments.get("edges")
-    if edges is not None and len(lengths.flatten()):
-        given = {tuple(sorted(edge)) for edge in edges}
-        missing = [(j - 1, j) for j in range(int(lengths.min()), n) if (j - 1, j) not in given]
-        if missing:
-            raise ValueError(f"P: padding needs the edge {missing[0]} in the graph of {P!r}; add it")
-    return lengths
+    _check_lengths(padding, lengths)
+    filling = torch.where(padding.free.to(w.device), 0.0, -torch.inf).to(w)
+    return torch.where(_is_real(padding, P, lengths), w, filling)
+
+
+def is_real(P: cvxsst.Polytope, lengths: torch.Tensor | Sequence[int]) -> torch.Tensor:
+    """``(*batch, *P.shape)``, bool: the entries without padding, for lengths ``(*batch,)``."""
+    return _is_real(_padding(P), P, torch.as_tensor(lengths))
+
+
+def _is_real(padding: Padding, P: cvxsst.Polytope, lengths: torch.Tensor) -> torch.Tensor:
+    """``(*batch, *P.shape)``, bool, for lengths ``(*batch,)``."""
+    return padding.last.to(lengths.device) < lengths.reshape(*lengths.shape, *[1] * len(P.shape))
+
+
+def _padding(P: cvxsst.Polytope) -> Padding:
+    member = known(P)
+    padding = None if member is None or member.knowledge is None else member.knowledge.padding
+    if padding is None:
+        raise ValueError(
+            f"P: {P!r} does not say how to pad it; take a polytope of the zoo, or register @family.padding"
+        )
+    return padding
+
+
+def _check_lengths(padding: Padding, lengths: torch.Tensor) -> None:
+    """Raise unless all of lengths ``(*batch,)`` are among those that the family's members have."""
+    able = padding.lengths
+    wrong = sorted(set(lengths.flatten().tolist()) - set(able))
+    if wrong:
+        step = "" if able.step == 1 else f" in steps of {able.step}"
+        why = f" ({padding.why})" if padding.why else ""
+        raise ValueError(f"lengths: from {able[0]} to n={able[-1]}{step}{why}, got {cvxsst.errors.some(wrong)}")

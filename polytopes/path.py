@@ -21,16 +21,19 @@ import scipy.sparse as sp
 import torch
 
 from cvxsst import polytope
+from cvxsst.family import Padding
 from cvxsst.geometry.canonical import StandardForm
-from polytopes._arguments import require_edges, require_size
+from polytopes._arguments import chainable, require_edges, require_size
 from polytopes._incidence import graph_of
 from polytopes._programs import Reduce, finite, log_sum_exp, maximizer, maximum, possible
 
+Edges = Sequence[tuple[int, int]]
+Arrivals = list[tuple[int, list[tuple[int, int]]]]  # nodes in topological order: whence, by which edges, one gets there
 DIAMOND = ((0, 1), (0, 2), (1, 2), (1, 3), (2, 3))
 
 
 @polytope(examples=[(4, DIAMOND), (2, ((0, 1),)), (5, ((3, 4), (0, 3), (0, 1), (1, 3), (1, 4), (2, 4)))])
-def path(n: int, edges: Sequence[tuple[int, int]]):
+def path(n: int, edges: Edges):
     """The path polytope of a directed acyclic graph.
 
     Args:
@@ -59,7 +62,7 @@ def path(n: int, edges: Sequence[tuple[int, int]]):
     return z, [z >= 0, balance @ z == demand]
 
 
-def _order(n: int, edges: Sequence[tuple[int, int]]) -> list[int]:
+def _order(n: int, edges: Edges) -> list[int]:
     """The nodes on paths from 0 to n - 1 in topological order."""
     graph = nx.DiGraph()
     graph.add_nodes_from(range(n))
@@ -73,8 +76,15 @@ def _order(n: int, edges: Sequence[tuple[int, int]]) -> list[int]:
     return [node for node in nx.topological_sort(graph) if node in useful]
 
 
+@path.once
+def arrivals(n: int, edges: Edges) -> Arrivals:
+    order = _order(n, edges)
+    useful = set(order)
+    return [(node, [(i, e) for e, (i, j) in enumerate(edges) if j == node and i in useful]) for node in order[1:]]
+
+
 @path.structures
-def paths(n: int, edges: Sequence[tuple[int, int]]) -> Iterator[np.ndarray]:
+def paths(n: int, edges: Edges) -> Iterator[np.ndarray]:
     def onward(node: int) -> Iterator[list[int]]:
         if node == n - 1:
             yield []
@@ -89,24 +99,32 @@ def paths(n: int, edges: Sequence[tuple[int, int]]) -> Iterator[np.ndarray]:
 
 
 @path.argmax
-def longest(w: torch.Tensor, n: int, edges: Sequence[tuple[int, int]]) -> torch.Tensor:
-    return maximizer(lambda u: forward(u, n, edges, maximum), w)
+def longest(w: torch.Tensor, n: int, edges: Edges, arrivals: Arrivals) -> torch.Tensor:
+    """``(*batch, E)`` to zeros and ones."""
+    return maximizer(lambda u: forward(u, arrivals, maximum), w)
 
 
-def forward(u: torch.Tensor, n: int, edges: Sequence[tuple[int, int]], reduce: Reduce) -> torch.Tensor:
-    """The sum (in the sense of ``reduce``) of <u, z> over the paths: a[j] = sum over edges (i, j) of a[i] + u_ij."""
-    order = _order(n, edges)
+def forward(u: torch.Tensor, arrivals: Arrivals, reduce: Reduce) -> torch.Tensor:
+    """The sum (in the sense of ``reduce``) of <u, z> over the paths, ``(*batch, E)`` to ``(*batch,)``:
+    a[j] = sum over edges (i, j) of a[i] + u_ij."""
     a = {0: u.new_zeros(u.shape[:-1])}
-    for node in order[1:]:
-        arriving = [a[i] + u[..., e] for e, (i, j) in enumerate(edges) if j == node and i in a]
-        a[node] = reduce(torch.stack(arriving, -1), -1)
-    return a[n - 1]
+    for node, arriving in arrivals:
+        a[node] = reduce(torch.stack([a[i] + u[..., e] for i, e in arriving], -1), -1)
+    return a[node]
 
 
 @path.log_partition
-def log_sum_of_paths(u: torch.Tensor, n: int, edges: Sequence[tuple[int, int]]) -> torch.Tensor:
-    """A(u): log of the sum over the paths of exp <u, z>."""
-    return possible(forward(finite(u), n, edges, log_sum_exp)).to(u.dtype)
+def log_sum_of_paths(u: torch.Tensor, n: int, edges: Edges, arrivals: Arrivals) -> torch.Tensor:
+    """A(u): log of the sum over the paths of exp <u, z>, ``(*batch, E)`` to ``(*batch,)``."""
+    return possible(forward(finite(u), arrivals, log_sum_exp)).to(u.dtype)
+
+
+@path.padding
+def onwards(n: int, edges: Edges) -> Padding:
+    """By the first of the edges (j - 1, j)."""
+    tail, head = torch.tensor(edges).T
+    onward = torch.tensor([i + 1 == j and edges.index((i, j)) == e for e, (i, j) in enumerate(edges)])
+    return Padding(torch.maximum(tail, head), onward, *chainable(n, set(head[onward].tolist()), least=2))
 
 
 @path.guess

@@ -33,7 +33,9 @@ import torch
 
 from cvxsst import CategoricalEntropy, Euclidean, polytope
 from cvxsst.autograd import without_derivative
+from cvxsst.family import Padding
 from cvxsst.geometry.canonical import StandardForm
+from cvxsst.values import holds
 from polytopes._arguments import require_size
 
 
@@ -130,10 +132,18 @@ def _blocks(s: torch.Tensor, entropic: bool) -> torch.Tensor:
         rise = (top + inner).diff(dim=-1) - target.diff(dim=-1)  # of v; u may be large: its differences first
         starts = block[:, 1:] == position[:, 1:]
         joined = starts & (rise > 0)
-        if not bool(joined.any()):
+        if not holds(joined):
             return block.clone()
         first = torch.where(starts & ~joined, position[:, 1:], 0)
         block = torch.nn.functional.pad(first, (1, 0)).cummax(-1).values
+
+
+@permutahedron.padding
+def ranks_are_never_0(n: int) -> Padding:
+    raise ValueError(
+        f"P: permutahedron({n}) cannot be padded: -inf forbids an entry by z = 0 there, and a rank is never 0; take "
+        "birkhoff, whose z @ (1, ..., n) are the ranks"
+    )
 
 
 @permutahedron.guess

@@ -33,7 +33,7 @@ from cvxsst import ExponentialFamily, polytope
 from polytopes import _spans
 from polytopes._arguments import require_flag, require_size
 from polytopes._programs import Reduce, finite, gradient, log_sum_exp, possible
-from polytopes.arborescence import arborescences, has_one_child, root_malus
+from polytopes.arborescence import arborescences, has_one_child, in_a_chain, root_malus
 
 Item = tuple[str, int, int]  # ("C" or "I", head, end): to the right of the head if head < end
 Rule = tuple[Item, Item, Item]  # the whole, its left part, its right part
@@ -128,6 +128,7 @@ def _governs(head: np.ndarray, ancestor: int, node: int) -> bool:
 
 @projective_tree.argmax
 def eisner(w: torch.Tensor, n: int, single_child: bool = False) -> torch.Tensor:
+    """``(*batch, n, n)`` to zeros and ones."""
     if n == 1 or not w.numel():
         return torch.zeros_like(w)
     w = w - root_malus(w) if single_child else w
@@ -138,6 +139,7 @@ def eisner(w: torch.Tensor, n: int, single_child: bool = False) -> torch.Tensor:
 
 @projective_tree.softmax(ExponentialFamily)
 def arc_probabilities(u: torch.Tensor, n: int, single_child: bool = False) -> torch.Tensor:
+    """``(*batch, n, n)`` to the same."""
     if n == 1 or not u.numel():
         return torch.zeros_like(u) * u.nan_to_num()
     lowered = finite(u - root_malus(u) if single_child else u).reshape(-1, n, n)
@@ -151,13 +153,16 @@ def arc_probabilities(u: torch.Tensor, n: int, single_child: bool = False) -> to
 
 @projective_tree.log_partition
 def inside_algorithm(u: torch.Tensor, n: int, single_child: bool = False) -> torch.Tensor:
-    """A(u): log of the sum over the projective trees of exp <u, z>."""
+    """A(u): log of the sum over the projective trees of exp <u, z>, ``(*batch, n, n)`` to ``(*batch,)``."""
     if not single_child or not u.numel() or n == 1:
         return possible(inside(finite(u), n, log_sum_exp)).to(u.dtype)
     malus = root_malus(u)
     A = possible(inside(finite(u - malus), n, log_sum_exp)) + malus[..., 0, 0]
     one_child = arc_probabilities(u.detach(), n, True).isfinite().flatten(-2).all(-1)
     return A.where(one_child, -torch.inf).to(u.dtype)
+
+
+projective_tree.padding(in_a_chain)
 
 
 def corro_titov(u: torch.Tensor) -> torch.Tensor:
@@ -189,10 +194,11 @@ def corro_titov(u: torch.Tensor) -> torch.Tensor:
     scores = finite(u)
 
     def share(x: torch.Tensor, dim: int) -> torch.Tensor:
-        """Values and amounts, divided in the proportions of the values."""
+        """Values and amounts ``(2, *batch, ...)``, divided in the proportions of the values."""
         return (x[:1].softmax(dim) * x).sum(dim)
 
     def amount(arcs: torch.Tensor) -> torch.Tensor:
+        """What the whole has of the arcs ``(*batch, n, n)``, ``(*batch,)``."""
         return inside(torch.stack([scores, arcs]), n, share)[1]
 
     return gradient(amount, torch.zeros_like(scores)).to(
@@ -201,7 +207,8 @@ def corro_titov(u: torch.Tensor) -> torch.Tensor:
 
 
 def inside(u: torch.Tensor, n: int, reduce: Reduce) -> torch.Tensor:
-    """The sum (in the sense of ``reduce``) of <u, z> over the projective trees, in operations that autograd can follow.
+    """The sum (in the sense of ``reduce``) of <u, z> over the projective trees, ``(*batch, n, n)`` to ``(*batch,)``, in
+    operations that autograd can follow.
 
     ``right[k][..., s]`` is the complete span from head s to s + k, ``left[k][..., s]`` that from head s + k back to s;
     ``to_right``, ``to_left`` the incomplete ones. All spans of one width at once. Arcs into the root are in no tree.

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from cvxsst import BinaryEntropy, CategoricalEntropy, Euclidean, ExponentialFamily, polytope
+from cvxsst.family import Padding
 from cvxsst.geometry.canonical import StandardForm
 from polytopes import _threshold
 from polytopes._arguments import require_size
@@ -54,27 +55,37 @@ def one_hots(n: int) -> Iterator[np.ndarray]:
 
 @simplex.argmax
 def largest(w: torch.Tensor, n: int) -> torch.Tensor:
+    """``(*batch, n)`` to one-hot vectors."""
     return torch.nn.functional.one_hot(w.argmax(-1), n).to(w)
 
 
 @simplex.softmax(Euclidean)
 def sparsemax(u: torch.Tensor, n: int) -> torch.Tensor:
+    """``(*batch, n)`` to the same."""
     return _threshold.euclidean(u, 1)
 
 
 @simplex.softmax(CategoricalEntropy, ExponentialFamily)
 def softmax(u: torch.Tensor, n: int) -> torch.Tensor:
+    """``(*batch, n)`` to the same."""
     return u.softmax(-1)
 
 
 @simplex.softmax(BinaryEntropy)
 def sigmoids(u: torch.Tensor, n: int) -> torch.Tensor:
+    """``(*batch, n)`` to the same."""
     return _threshold.binary(u, 1)
 
 
 @simplex.log_partition
 def log_sum_exp(u: torch.Tensor, n: int) -> torch.Tensor:
+    """A(u), ``(*batch, n)`` to ``(*batch,)``."""
     return u.logsumexp(-1)
+
+
+@simplex.padding
+def not_chosen(n: int) -> Padding:
+    return Padding(torch.arange(n), torch.zeros(n, dtype=torch.bool), range(1, n + 1))
 
 
 @simplex.guess

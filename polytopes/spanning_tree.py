@@ -27,8 +27,9 @@ import torch
 from scipy.sparse.csgraph import connected_components
 
 from cvxsst import ExponentialFamily, polytope
+from cvxsst.family import Padding
 from polytopes import _laplacian
-from polytopes._arguments import require_edges, require_size
+from polytopes._arguments import chainable, require_edges, require_size
 from polytopes._programs import IMPOSSIBLE, finite, possible
 
 Edges = Sequence[tuple[int, int]]
@@ -99,6 +100,12 @@ def _arcs_away_from_0(ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return arcs[arcs[:, 1] != 0], edge_of[arcs[:, 1] != 0]
 
 
+@spanning_tree.once
+def ends(n: int, edges: Edges | None = None) -> torch.Tensor:
+    """The two nodes of each edge, ``(2, E)``."""
+    return torch.from_numpy(_ends(n, edges).T.copy())
+
+
 @spanning_tree.structures
 def trees(n: int, edges: Edges | None = None) -> Iterator[np.ndarray]:
     """All sets of n - 1 edges that connect all nodes."""
@@ -113,9 +120,9 @@ def trees(n: int, edges: Edges | None = None) -> Iterator[np.ndarray]:
 
 
 @spanning_tree.argmax
-def prim(w: torch.Tensor, n: int, edges: Edges | None = None) -> torch.Tensor:
-    """Grow the tree from node 0, always by the best edge that leaves it."""
-    i, j = torch.from_numpy(_ends(n, edges).copy()).to(w.device).T
+def prim(w: torch.Tensor, n: int, edges: Edges | None, ends: torch.Tensor) -> torch.Tensor:
+    """Grow the tree from node 0, always by the best edge that leaves it; ``(*batch, E)`` to zeros and ones."""
+    i, j = ends
     flat = w.reshape(-1, len(i))
     instance = torch.arange(len(flat), device=w.device)
     weight = flat.new_full((len(flat), n, n), -torch.inf)
@@ -138,7 +145,7 @@ def prim(w: torch.Tensor, n: int, edges: Edges | None = None) -> torch.Tensor:
 
 
 def _both_ways(u: torch.Tensor, n: int, ends: torch.Tensor) -> torch.Tensor:
-    """u ``(*batch, n, n)`` of the arcs: a tree is an arborescence rooted at 0 in exactly one way."""
+    """u ``(*batch, E)`` as ``(*batch, n, n)``, of arcs: a tree is an arborescence rooted at 0 in exactly one way."""
     i, j = ends
     u = finite(u)
     arcs = u.new_full((*u.shape[:-1], n * n), IMPOSSIBLE)
@@ -147,14 +154,19 @@ def _both_ways(u: torch.Tensor, n: int, ends: torch.Tensor) -> torch.Tensor:
 
 
 @spanning_tree.softmax(ExponentialFamily)
-def edge_probabilities(u: torch.Tensor, n: int, edges: Edges | None = None) -> torch.Tensor:
-    ends = torch.from_numpy(_ends(n, edges).T.copy()).to(u.device)
+def edge_probabilities(u: torch.Tensor, n: int, edges: Edges | None, ends: torch.Tensor) -> torch.Tensor:
+    """``(*batch, E)`` to the same."""
     z = _laplacian.softmax(_both_ways(u, n, ends))
     return (z[..., ends[0], ends[1]] + z[..., ends[1], ends[0]]).to(u.dtype)
 
 
 @spanning_tree.log_partition
-def kirchhoff(u: torch.Tensor, n: int, edges: Edges | None = None) -> torch.Tensor:
-    """A(u): log of the sum over all spanning trees of exp <u, z>."""
-    ends = torch.from_numpy(_ends(n, edges).T.copy()).to(u.device)
+def kirchhoff(u: torch.Tensor, n: int, edges: Edges | None, ends: torch.Tensor) -> torch.Tensor:
+    """A(u): log of the sum over all spanning trees of exp <u, z>, ``(*batch, E)`` to ``(*batch,)``."""
     return possible(_laplacian.log_partition(_both_ways(u, n, ends))).to(u.dtype)
+
+
+@spanning_tree.padding
+def in_a_chain(n: int, edges: Edges | None = None) -> Padding:
+    i, j = torch.from_numpy(_ends(n, edges)).sort(1).values.T
+    return Padding(j, j == i + 1, *chainable(n, set(j[j == i + 1].tolist()), least=1))

@@ -11,9 +11,9 @@ import cvxsst
 import polytopes
 from benchmarks.kkt import extreme_instances
 from cvxsst import BinaryEntropy, CategoricalEntropy, Euclidean, ExponentialFamily
+from cvxsst.family import Member
 from polytopes import _counting, _laplacian, _threshold
 from polytopes._programs import IMPOSSIBLE
-from polytopes.padding import is_real, padded
 from polytopes.projective_tree import corro_titov
 
 from .table import utilities
@@ -179,11 +179,16 @@ def test_kirchhoff_keeps_every_digit_over_a_hundred_powers_of_e(generator: torch
         assert (z - exact).abs().max() <= 1e-6
         assert (z - shifted).abs().max() <= 1e-3  # w - 30 itself is rounded: by 4e-6 of a utility
         assert (exact.sum(1) - 7).abs().max() <= 1e-12
-        single = polytopes.spanning_tree.softmax_paths[ExponentialFamily](w, 8, edges)  # float32 all the way
+        assert P.knowledge is not None
+        path = P.knowledge.softmax(ExponentialFamily)
+        assert path is not None
+        single = path(w)  # float32 all the way
         assert single.dtype == torch.float32
         assert (single - exact).abs().max() <= 2e-4
     for n in (2, 5, 30):
-        A = polytopes.spanning_tree.log_partition_function(torch.zeros(n * (n - 1) // 2).double(), n)  # type: ignore[misc]
+        log_partition = Member(polytopes.spanning_tree, {"n": n, "edges": None}).log_partition
+        assert log_partition is not None
+        A = log_partition(torch.zeros(n * (n - 1) // 2).double())
         assert math.isclose(A.item(), (n - 2) * math.log(n), abs_tol=1e-10)
 
 
@@ -228,53 +233,6 @@ def test_a_single_child_is_the_better_of_the_subtrees(generator: torch.Generator
         assert (z[:, 0].sum(1) == 1).all()
         best = torch.stack([(w * v).sum((1, 2)) for v in listed(P).reshape(-1, 5, 5)]).amax(0)
         assert ((z * w).sum((1, 2)) - best).abs().max() <= 1e-9
-
-
-def padded_cases() -> list[tuple[cvxsst.Polytope, cvxsst.Polytope]]:
-    return [
-        (polytopes.spanning_tree(6), polytopes.spanning_tree(4)),
-        (polytopes.arborescence(6), polytopes.arborescence(4)),
-        (polytopes.arborescence(6, True), polytopes.arborescence(4, True)),
-        (polytopes.projective_tree(6), polytopes.projective_tree(4)),
-        (polytopes.projective_tree(6, True), polytopes.projective_tree(4, True)),
-    ]
-
-
-@pytest.mark.parametrize(("P", "smaller"), padded_cases(), ids=repr)
-def test_padding_leaves_the_smaller_polytope(P, smaller, generator: torch.Generator) -> None:
-    w = utilities(P, 3, generator=generator)
-    lengths = torch.tensor([6, 4, 1])
-    real = is_real(P, lengths)
-    assert real.shape == w.shape
-    part = utilities(smaller, generator=generator)
-    w[1][real[1]] = part.flatten()
-    w[1][~real[1]] = torch.nan
-    filled = padded(P, w, lengths).requires_grad_()
-    for map_ in (cvxsst.argmax, lambda Q, v: cvxsst.softmax(Q, v, ExponentialFamily())):
-        z = map_(P, filled) * real
-        assert torch.allclose(z[0], map_(P, w[0]))
-        assert torch.allclose(z[1][real[1]], map_(smaller, part).flatten())
-        assert (z[2] == 0).all()
-    (gradient,) = torch.autograd.grad((z * utilities(P, generator=generator)).sum(), filled)
-    assert torch.isfinite(gradient).all()
-    assert gradient[~real].abs().max() <= 1e-12
-
-
-@pytest.mark.parametrize(
-    ("P", "lengths", "says"),
-    [
-        (polytopes.birkhoff(3), [2], "no polytope of trees"),
-        (polytopes.k_subset(3, 1), [2], "no polytope of trees"),
-        (polytopes.arborescence(3), [4], "lengths: from 1 to n=3"),
-        (polytopes.arborescence(3), [[1]], "batch shape"),
-        (polytopes.arborescence(3), [1.0], "integers"),
-        (polytopes.spanning_tree(3, [(0, 1), (0, 2)]), [2], r"edge \(1, 2\)"),
-    ],
-    ids=str,
-)
-def test_wrong_lengths_are_refused(P, lengths, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
-        padded(P, torch.zeros(1, *P.shape), lengths)
 
 
 def test_corro_and_titov_is_a_point_of_the_hull_but_no_softmax(generator: torch.Generator) -> None:

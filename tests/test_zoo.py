@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import cvxsst
 import polytopes
-from cvxsst.certificate import distance
+from cvxsst.family import Member
 
 from .table import zoo
 
@@ -51,7 +51,7 @@ def is_in(z: torch.Tensor, Z: torch.Tensor) -> bool:
 def test_every_structure_is_feasible_and_listed_once(P: cvxsst.Polytope) -> None:
     Z = structures(P)
     assert len(torch.unique(Z, dim=0)) == len(Z) > 0
-    assert max(distance(P.presolved, z) for z in Z.numpy()) <= 1e-9
+    assert max(P.presolved.distance(z) for z in Z.numpy()) <= 1e-9
 
 
 @each_polytope
@@ -132,7 +132,7 @@ def test_prim_agrees_with_networkx(seed: int, n: int) -> None:
     graph.add_weighted_edges_from((a, b, x) for (a, b), x in zip(edges, w.tolist(), strict=True))
     expected = sum(d["weight"] for *_, d in nx.maximum_spanning_edges(graph, data=True))
     z = cvxsst.argmax(polytopes.spanning_tree(n, edges), w, engine="fast") if len(edges) < 60 else None
-    oracle = polytopes.spanning_tree.argmax_oracle(w, n, edges)  # type: ignore[misc]
+    oracle = Member(polytopes.spanning_tree, {"n": n, "edges": edges}).argmax(w)  # type: ignore[misc]
     assert z is None or torch.equal(z, oracle)
     assert float((oracle * w).sum()) == pytest.approx(expected, abs=1e-9)
 
