@@ -11,9 +11,9 @@ import inspect
 import operator
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial, update_wrapper
+from functools import cached_property, partial, update_wrapper
 from importlib import import_module
-from typing import Any, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 import cvxpy as cp
 import numpy as np
@@ -33,6 +33,24 @@ MEMBERS_KEPT = 256  # of a family; a member that is still in use is never made a
 # The families that anonymous declarations are compared with, by module and name: defined again, as in a notebook, a
 # family takes the place of its former self.
 GUESSING: dict[tuple[str, str], Family] = {}
+
+
+class Padding(NamedTuple):
+    """How the smaller members of a family lie in a larger one, of length n, as faces: the member of length L < n has
+    the entries with ``last < L``; the others are padding, of which some stay free, with utility 0, the rest are 0.
+
+    Attributes:
+        last: integers of the polytope's shape: the last of the things, counted from 0, that the entry is about.
+        free: bool, of the polytope's shape: whether the entry, where it is padding, stays free. What is free must leave
+            one way to fill the padding up, whatever the real entries are.
+        lengths: those that a member may have, n the last.
+        why: of a length that is not among them, in words.
+    """
+
+    last: torch.Tensor
+    free: torch.Tensor
+    lengths: range
+    why: str = ""
 
 
 class Family:
@@ -64,6 +82,9 @@ class Family:
                                                                         standard form might be; cheap: equality of
                                                                         the matrices is checked afterwards. For
                                                                         families whose Z are the vertices of P
+    ``@family.padding``         ``(**arguments) -> Padding``            how smaller members are faces of this one,
+                                                                        for batches of several sizes; a ValueError
+                                                                        that says why where they are not
     ==========================  ======================================  =====================================
     """
 
@@ -79,6 +100,7 @@ class Family:
         self.log_partition_function: Callable[..., torch.Tensor] | None = None
         self.structure_list: Callable[..., Iterable[np.ndarray]] | None = None
         self.guess_function: Callable[..., Iterable[tuple]] | None = None
+        self.padding_function: Callable[..., Padding] | None = None
         self.once_functions: dict[str, Callable[..., Any]] = {}
         self._members: Cache[tuple, Polytope] = Cache(MEMBERS_KEPT)
         self._in_use: weakref.WeakValueDictionary[tuple, Polytope] = weakref.WeakValueDictionary()
@@ -150,6 +172,11 @@ class Family:
         self.once_functions[function.__name__] = function
         return function
 
+    def padding(self, function: F) -> F:
+        """Register how smaller members lie in larger ones."""
+        self.padding_function = function
+        return function
+
     def guess(self, function: F) -> F:
         """Register how to guess the arguments from the shape and the presolved standard form of a declaration."""
         self.guess_function = function
@@ -192,6 +219,11 @@ class Member:
     def structures(self) -> Callable[[], Iterable[np.ndarray]] | None:
         function = self.family.structure_list
         return None if function is None else lambda: function(**self.arguments)
+
+    @cached_property
+    def padding(self) -> Padding | None:
+        function = self.family.padding_function
+        return None if function is None else plainly(lambda: function(**self.arguments))
 
     def softmax(self, regularizer: type) -> Map | None:
         return self._with_arguments(self.family.softmax_paths.get(regularizer))

@@ -49,6 +49,8 @@ class Knowledge(Protocol):
     def log_partition(self) -> Map | None: ...
     @property
     def structures(self) -> Callable[[], Iterable[np.ndarray]] | None: ...
+    @property
+    def padding(self) -> Any: ...
     def softmax(self, regularizer: type) -> Map | None: ...
     def reduce(self) -> tuple | None:
         """How pickle names the polytope, if another process can find it."""
@@ -137,7 +139,8 @@ class Polytope:
             if self.variable is not None and not is_feasible(self.variable, [c for _, c in fewer]):
                 conflict = fewer
         names = ", ".join(f"constraints[{position}] ({brief(c)})" for position, c in conflict)
-        return f"; it is empty because of {names} together: relax one of them" if conflict else ""
+        cure = "together: relax one of them" if len(conflict) > 1 else "alone: relax it"
+        return f"; it is empty because of {names} {cure}" if conflict else ""
 
     @property
     def family(self) -> Any:
