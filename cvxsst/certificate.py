@@ -81,7 +81,9 @@ def certificate(
             f"z: expected a tensor of the shape of w, {tuple(w.shape)}, "
             f"got {tuple(z.shape) if isinstance(z, torch.Tensor) else type(z).__name__}"
         )
-    candidates = z.detach().to("cpu", torch.float64).expand(*problem.batch, *P.shape).reshape(-1, P.size)
+    candidates = (
+        z.detach().to("cpu", torch.float64).expand(*problem.batch, *P.shape).reshape(problem.batch.numel(), P.size)
+    )
     infeasibility, gap = judged(problem, candidates)
     T = problem.temperature
     scale = T.detach().cpu().expand(problem.batch) if isinstance(T, torch.Tensor) else T

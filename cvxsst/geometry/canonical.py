@@ -19,6 +19,8 @@ import scipy.sparse as sp
 
 from cvxsst.errors import NotPolyhedralError
 
+INFINITE = 1e15  # numbers from here on are infinite, as they are for HiGHS
+
 
 @dataclass(frozen=True)
 class StandardForm:
@@ -52,6 +54,9 @@ def canonicalize(z: cp.Variable, constraints: Sequence[cp.Constraint]) -> Standa
     Raises:
         NotPolyhedralError: an integer or complex variable, a ``cp.Parameter``, a constraint that is not DCP
             or not polyhedral; the message names the constraint.
+        ValueError: NaN or an infinite coefficient; the message names the constraint.
+
+    An infinite right-hand side is a constraint that says nothing, or one that no point satisfies.
     """
     _refuse_what_is_not_polyhedral(z, constraints)
     # A variable with attributes (nonneg, bounds, symmetric ...) is replaced by CVXPY with another one and
@@ -65,15 +70,48 @@ def canonicalize(z: cp.Variable, constraints: Sequence[cp.Constraint]) -> Standa
     if cones.exp or cones.soc or cones.psd or cones.p3d or cones.pnd:
         raise _not_polyhedral(z, constraints)
     width = len(data["c"])
-    M = sp.csr_array((0, width)) if data["A"] is None else sp.csr_array(data["A"])
-    right = np.zeros(0) if data["b"] is None else np.asarray(data["b"], dtype=float)
-
-    start = data["param_prob"].var_id_to_col[copy.id]
+    M, right = _rows(data)
+    if len(_wrong_numbers(M, right)):
+        raise _no_number(z, constraints)
+    start = data["param_prob"].var_id_to_col.get(copy.id, 0)  # without entries it is in no problem
     order = start + np.arange(z.size).reshape(z.shape, order="F").ravel()  # CVXPY stores columns first
     M = M[:, np.concatenate([order, np.setdiff1d(np.arange(width), order)])]
     equalities = cones.zero
     form = StandardForm(M[:equalities], right[:equalities], M[equalities:], right[equalities:], z.size)
-    return form if plain else _substitute_copies(form)
+    return _settle_infinities(form if plain else _substitute_copies(form))
+
+
+def _rows(data: dict) -> tuple[sp.csr_array, np.ndarray]:
+    """(M, r): the rows M x = r and then M x <= r of CVXPY's problem data."""
+    M = sp.csr_array((0, len(data["c"]))) if data["A"] is None else sp.csr_array(data["A"])
+    return M, np.zeros(0) if data["b"] is None else np.asarray(data["b"], dtype=float)
+
+
+def _wrong_numbers(M: sp.csr_array, right: np.ndarray) -> np.ndarray:
+    """What no row may hold: NaN, and coefficients that linear programs take for infinite."""
+    return np.append(M.data[~(np.abs(M.data) < INFINITE)], right[np.isnan(right)])
+
+
+def _settle_infinities(form: StandardForm) -> StandardForm:
+    """Rows <a, x> <= inf say nothing and go; <a, x> <= -inf and <a, x> = inf become 0 <= -1 and 0 = 1."""
+    scaled_b, scaled_h = _scaled(form.A, form.b), _scaled(form.G, form.h)
+    if np.all(np.abs(scaled_b) < INFINITE) and np.all(np.abs(scaled_h) < INFINITE):
+        return form
+    A, b = _contradict(form.A, form.b, np.abs(scaled_b) >= INFINITE, 1.0)
+    G, h = _contradict(form.G, form.h, scaled_h <= -INFINITE, -1.0)
+    says_something = scaled_h < INFINITE
+    return StandardForm(A, b, G[says_something], h[says_something], form.n)
+
+
+def _scaled(M: sp.csr_array, right: np.ndarray) -> np.ndarray:
+    """Right-hand sides of rows scaled to a largest coefficient of 1."""
+    largest = sp.linalg.norm(M, np.inf, axis=1) if 0 not in M.shape else np.zeros(M.shape[0])
+    return right / np.where(largest > 0, largest, 1.0)
+
+
+def _contradict(M: sp.csr_array, right: np.ndarray, rows: np.ndarray, value: float) -> tuple[sp.csr_array, np.ndarray]:
+    """These rows without entries and with this right-hand side."""
+    return sp.csr_array(sp.diags_array((~rows).astype(float)) @ M), np.where(rows, value, right)
 
 
 def _substitute_copies(form: StandardForm) -> StandardForm:
@@ -140,6 +178,20 @@ def _not_polyhedral(z: cp.Variable, constraints: Sequence[cp.Constraint]) -> Not
                 "use affine expressions, abs, max, sum_largest, norm1 or norm_inf instead"
             )
     return NotPolyhedralError("the constraints together are curved; use linear constraints")
+
+
+def _no_number(z: cp.Variable, constraints: Sequence[cp.Constraint]) -> ValueError:
+    """The error for NaN or an infinite coefficient, naming the constraint that brings it."""
+    for position, constraint in enumerate(constraints):
+        data, _, _ = cp.Problem(cp.Minimize(0), [constraint]).get_problem_data(cp.CLARABEL)
+        wrong = _wrong_numbers(*_rows(data))
+        if len(wrong):
+            what = "not a number" if np.isnan(wrong[0]) else "too large for a coefficient"
+            return ValueError(
+                f"constraints[{position}] ({brief(constraint)}) holds {wrong[0]:g}, {what}; look at the data that it "
+                "is made of"
+            )
+    return ValueError(f"the attributes of variable {z.name()} hold NaN or an infinite number; look at their data")
 
 
 def brief(constraint: cp.Constraint) -> str:
