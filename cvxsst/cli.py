@@ -12,7 +12,6 @@ import inspect
 import os
 import re
 import sys
-from importlib.metadata import entry_points
 from typing import Annotated, Any, cast
 
 import typer
@@ -24,8 +23,9 @@ from rich.table import Table
 from cvxsst.audit import audit as audit_polytope
 from cvxsst.doctor import examine
 from cvxsst.engines import ENGINES, which_engine
-from cvxsst.errors import ConvergenceError, NoFastPathError
+from cvxsst.errors import ConvergenceError
 from cvxsst.family import Declaration, Family, polytope
+from cvxsst.installed import entries
 from cvxsst.polytope import Polytope
 from cvxsst.recognition import installed_families
 from cvxsst.regularizers import BinaryEntropy, CategoricalEntropy, Euclidean, ExponentialFamily, Regularizer
@@ -62,12 +62,9 @@ def engine_table(progress: bool = False) -> list[list[str]]:
 
 def _engine_cell(P: Polytope, regularizer: Regularizer) -> str:
     try:
-        name = which_engine(P, regularizer)
-        if name != "fast":
-            regularizer.require_domain(P)
-    except (ValueError, NoFastPathError):
+        return which_engine(P, regularizer)
+    except ValueError:
         return "-"
-    return name
 
 
 HEADERS = ["polytope", "shape", "argmax", *(type(regularizer).__name__ for regularizer in REGULARIZERS)]
@@ -164,7 +161,9 @@ def validate_solvers(
     seed: Annotated[int, typer.Option(help="Seed of the utilities.")] = 0,
     tolerance: Annotated[float | None, typer.Option(help="On z. Default: 1e-6.", show_default=False)] = None,
     masks: Annotated[bool, typer.Option(help="Also utilities of -inf, which forbid an entry.")] = True,
+    gradients: Annotated[bool, typer.Option(help="Also gradients.")] = True,
     float32: Annotated[bool, typer.Option(help="Also in float32.")] = True,
+    shapes: Annotated[bool, typer.Option(help="Also without a batch, and in a batch of two dimensions.")] = True,
     report: Annotated[str | None, typer.Option(metavar="FILE.html", help="Write a page with pictures.")] = None,
 ) -> None:
     """Hold a solver against independent references and certificates: value, gradient, limits, batches, time.
@@ -175,11 +174,12 @@ def validate_solvers(
     - `cvxsst validate k_subset 'simplex(10)' --report report.html`
     - `cvxsst validate birkhoff --engine kkt --regularizer Euclidean`
     - `cvxsst validate my_module:my_solver --polytope 'k_subset(20, 5)' --regularizer BinaryEntropy`
+    - `cvxsst validate my_module:my_solver ... --no-gradients --no-masks --no-float32 --no-shapes`
     """
     if report is not None:
         check_writable(report)
     options: dict[str, Any] = {"n": instances, "temperatures": _numbers(temperatures), "seed": seed}
-    options |= {"tolerance": tolerance, "masks": masks, "float32": float32}
+    options |= {"tolerance": tolerance, "masks": masks, "gradients": gradients, "float32": float32, "shapes": shapes}
     jobs = _own_solver(names, polytope, regularizer) if polytope else _fast_paths(names, regularizer, engine)
     reports = []
     for P, f, candidate, name in track(jobs, "Validating", transient=True, disable=len(jobs) == 1):
@@ -321,7 +321,7 @@ def doctor() -> None:
 
 
 def _add_commands() -> None:
-    for entry in entry_points(group="cvxsst.commands"):
+    for entry in entries("cvxsst.commands"):
         command = entry.load()
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=entry.name)

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from importlib.metadata import entry_points
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -38,6 +37,7 @@ import scipy.sparse as sp
 from cvxsst.family import GUESSING, Family
 from cvxsst.geometry.canonical import StandardForm
 from cvxsst.geometry.presolve import Presolved, affine_hull
+from cvxsst.installed import entries
 from cvxsst.polytope import Polytope
 
 LARGEST = 5_000  # columns: beyond, a declaration is not looked up; up to here it was presolved when declared anyway
@@ -48,9 +48,12 @@ CLOSE = 1e-9
 
 @cache
 def installed_families() -> dict[str, Family]:
-    """The families of all installed packages by name (entry points ``cvxsst.families``), in the order listed there."""
+    """The families of all installed packages by name (entry points ``cvxsst.families``), in the order listed there.
+
+    A module of the same name that is not the package's, as a user's own ``polytopes.py``, is not run.
+    """
     found: dict[str, Family] = {}
-    for entry in entry_points(group="cvxsst.families"):
+    for entry in entries("cvxsst.families"):
         module = entry.load()
         names = getattr(module, "__all__", vars(module))
         found |= {name: getattr(module, name) for name in names if isinstance(getattr(module, name), Family)}

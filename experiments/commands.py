@@ -1,24 +1,31 @@
-"""The subcommands that the experiments add to ``cvxsst``: verb, then experiment."""
+"""The subcommands that the experiments add to ``cvxsst``: verb, then experiment.
+
+An experiment is a module with functions named after verbs, as many of them as it has, and a line in ``EXPERIMENTS``.
+"""
 
 import typer
 
 from experiments.graph_layout import commands as graph_layout
 
-data = typer.Typer(help="Make the data of an experiment.", no_args_is_help=True, rich_markup_mode="markdown")
-train = typer.Typer(help="Train the model of an experiment.", no_args_is_help=True, rich_markup_mode="markdown")
-search = typer.Typer(help="Search the settings of an experiment.", no_args_is_help=True, rich_markup_mode="markdown")
-table = typer.Typer(help="Print the results beside the paper's.", no_args_is_help=True, rich_markup_mode="markdown")
+EXPERIMENTS = {"graph-layout": graph_layout}
 
 
-@data.callback()
-@train.callback()
-@search.callback()
-@table.callback()
-def verb() -> None:
-    """With a callback Typer keeps the name of the experiment even where there is only one."""
+def verb(name: str, help: str) -> typer.Typer:  # noqa: A002 - Typer's own word
+    """``cvxsst NAME EXPERIMENT`` for every experiment that has such a command."""
+    group = typer.Typer(help=help, no_args_is_help=True, rich_markup_mode="markdown")
+
+    @group.callback()
+    def keeps_the_name_of_a_single_experiment() -> None:
+        """Without a callback Typer leaves it out."""
+
+    for experiment, module in EXPERIMENTS.items():
+        if hasattr(module, name):
+            group.command(experiment)(getattr(module, name))
+    return group
 
 
-data.command("graph-layout")(graph_layout.data)
-train.command("graph-layout")(graph_layout.train)
-search.command("graph-layout")(graph_layout.search)
-table.command("graph-layout")(graph_layout.table)
+data = verb("data", "Make the data of an experiment.")
+train = verb("train", "Train the model of an experiment.")
+search = verb("search", "Search the settings of an experiment.")
+table = verb("table", "Print the results beside the paper's.")
+test = verb("test", "Test a trained model.")

@@ -18,19 +18,15 @@ from typer.testing import CliRunner
 from cvxsst import cli
 from experiments.graph_layout import data, report
 from experiments.graph_layout.batch_norm import BatchNorm
+from experiments.graph_layout.config import Config
 from experiments.graph_layout.data import NODES, Layouts, load
 from experiments.graph_layout.edges import EDGES, GRADIENTS, kl_to_prior
 from experiments.graph_layout.model import HORIZON, negative_log_likelihood
-from experiments.graph_layout.training import (
-    Config,
-    EvaluationBatches,
-    RelationalInference,
-    TrainingBatches,
-    WholeCheckpoints,
-    history,
-    load_best,
-    train,
-)
+from experiments.graph_layout.training import RelationalInference, load_best
+from experiments.runs import training
+from experiments.runs.options import Launch
+from experiments.runs.tables import results
+from experiments.runs.training import EvaluationBatches, TrainingBatches, WholeCheckpoints, history
 
 # Ray's workers are nice by 15: on a busy machine they would wait for their turn.
 RAY = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_worker_niceness": "0"}
@@ -58,6 +54,11 @@ def layouts(stored: Path) -> dict[str, Layouts]:
     return load(stored, TINY.length)
 
 
+def train(config: Config, layouts: dict[str, Layouts], folder: Path, minutes: float | None = None) -> dict | None:
+    launch = Launch(minutes=minutes, accelerator="cpu")
+    return training.train(RelationalInference, config, layouts, folder, launch, progress=False)
+
+
 def cvxsst(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
     """``cvxsst arguments`` in a process of its own."""
     command = [sys.executable, "-m", "cvxsst", *arguments]
@@ -82,14 +83,17 @@ def test_every_gradient_reaches_the_encoder(gradient: str, layouts: dict[str, La
 
 def test_a_killed_run_goes_on_to_the_same_result(stored: Path, layouts: dict[str, Layouts], tmp_path: Path) -> None:
     """Killed twice, by SIGKILL: between two checkpoints, and while one is being written."""
-    unbroken = train(TINY, layouts, tmp_path / "unbroken", accelerator="cpu", progress=False)
+    unbroken = train(TINY, layouts, tmp_path / "unbroken")
     assert unbroken is not None
     script = f"""
 import os, sys, signal
 from pathlib import Path
 import lightning
-from experiments.graph_layout import training
+from experiments.graph_layout.config import Config
 from experiments.graph_layout.data import load
+from experiments.graph_layout.training import RelationalInference
+from experiments.runs import training
+from experiments.runs.options import Launch
 class Kill(lightning.Callback):
     def on_train_batch_end(self, trainer, *_):
         if trainer.global_step == 6 and sys.argv[1] == "between":
@@ -103,13 +107,13 @@ if sys.argv[1] == "writing":
                 file.truncate(1000)
             os.kill(os.getpid(), signal.SIGKILL)
     training.TorchCheckpointIO.save_checkpoint = die
-config = training.Config(**{asdict(TINY)!r})
-training.train(config, load(Path({str(stored)!r}), config.length), Path({str(tmp_path / "killed")!r}),
-               accelerator="cpu", progress=False, callbacks=(Kill(),))
+config, place = Config(**{asdict(TINY)!r}), Path({str(tmp_path / "killed")!r})
+training.train(RelationalInference, config, load(Path({str(stored)!r}), config.length), place,
+               Launch(accelerator="cpu"), progress=False, callbacks=[Kill()])
 """
     for when in ("between", "writing"):
         assert subprocess.run([sys.executable, "-c", script, when], capture_output=True).returncode == -9
-    resumed = train(TINY, layouts, tmp_path / "killed", accelerator="cpu", progress=False)
+    resumed = train(TINY, layouts, tmp_path / "killed")
     assert resumed is not None
     for name in ("test", "valid", "history"):
         assert resumed[name] == unbroken[name], name
@@ -117,20 +121,20 @@ training.train(config, load(Path({str(stored)!r}), config.length), Path({str(tmp
     weights = [load_best(tmp_path / name).state_dict() for name in ("unbroken", "killed")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     # and a finished run is not run again
-    assert train(TINY, layouts, tmp_path / "killed", accelerator="cpu", progress=False) == resumed
+    assert train(TINY, layouts, tmp_path / "killed") == resumed
 
 
 def test_a_run_in_short_pieces_ends_like_an_unbroken_one(layouts: dict[str, Layouts], tmp_path: Path) -> None:
-    unbroken = train(TINY, layouts, tmp_path / "unbroken", accelerator="cpu", progress=False)
+    unbroken = train(TINY, layouts, tmp_path / "unbroken")
     assert unbroken is not None
     pieces, result = 0, None
     while result is None:
         pieces += 1
         assert pieces < 9
-        result = train(TINY, layouts, tmp_path / "pieces", accelerator="cpu", progress=False, minutes=1e-6)
+        result = train(TINY, layouts, tmp_path / "pieces", minutes=1e-6)
     assert pieces == TINY.steps // TINY.validate_every
     assert result["test"] == unbroken["test"]
-    assert history(tmp_path / "pieces") == unbroken["history"]
+    assert history(tmp_path / "pieces", "elbo") == unbroken["history"]
 
 
 def test_a_checkpoint_cut_off_while_it_is_written_leaves_the_old_one(tmp_path: Path, monkeypatch) -> None:
@@ -157,7 +161,8 @@ def test_batches_go_through_the_data_and_every_process_takes_its_share(layouts: 
         module.global_rank = rank
         batches = iter(TrainingBatches(layouts["train"], module))
         for rows in expected:  # goes on at the step where the run is
-            assert torch.equal(next(batches), layouts["train"].positions[rows[rank::world]])
+            positions, _ = next(batches)
+            assert torch.equal(positions, layouts["train"].positions[rows[rank::world]])
         seen = torch.cat([trees for _, trees in EvaluationBatches(layouts["valid"], module)])
         assert torch.equal(seen, layouts["valid"].trees[rank::world])
 
@@ -216,9 +221,9 @@ def test_bad_settings_are_refused(change: dict, says: str) -> None:
 
 
 def test_a_folder_belongs_to_one_run(layouts: dict[str, Layouts], tmp_path: Path) -> None:
-    train(TINY, layouts, tmp_path, accelerator="cpu", progress=False, minutes=1e-5)
+    train(TINY, layouts, tmp_path, minutes=1e-5)
     with pytest.raises(ValueError, match=r"holds another run .*temperature 3.9 there, 1.0 here"):
-        train(replace(TINY, temperature=1.0), layouts, tmp_path, accelerator="cpu", progress=False)
+        train(replace(TINY, temperature=1.0), layouts, tmp_path)
 
 
 def test_a_search_goes_on_where_it_was(stored: Path, tmp_path: Path) -> None:
@@ -279,7 +284,7 @@ def test_the_commands_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_published_results_are_complete() -> None:
-    for result in report.results([report.COMMITTED]):
+    for result in results([report.COMMITTED]):
         assert Config(**result["config"])
         assert result["history"][-1]["step"] == result["config"]["steps"]
         assert result["config"]["edges"] in EDGES

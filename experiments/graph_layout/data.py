@@ -10,11 +10,7 @@ of the 20 that are stored.
 
 from __future__ import annotations
 
-import hashlib
-import os
-import zipfile
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,13 +20,14 @@ import torch
 from torch.distributions import Gumbel
 
 import cvxsst
+from experiments.runs.files import read_arrays, write_arrays
+from experiments.runs.seeds import in_pieces, seeded
 from polytopes import spanning_tree
 
 NODES = 10
 FRAMES = 20
 SPLITS = {"train": 50_000, "valid": 10_000, "test": 10_000}
 SMALL = {"train": 512, "valid": 200, "test": 200}
-CURE = "delete it, then make it anew with: cvxsst data graph-layout"
 CHUNK = 250  # layouts a task: small enough for a smooth progress bar
 
 
@@ -44,8 +41,8 @@ class Layouts:
     def __len__(self) -> int:
         return len(self.trees)
 
-    def __getitem__(self, rows: slice) -> Layouts:
-        return Layouts(self.positions[rows], self.trees[rows])
+    def batch(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.positions[rows], self.trees[rows]
 
 
 def generate(sizes: dict[str, int], seed: int, processes: int | None = None) -> Iterator[tuple[str, np.ndarray]]:
@@ -54,16 +51,13 @@ def generate(sizes: dict[str, int], seed: int, processes: int | None = None) -> 
     The seed alone decides the result, not the number of processes: every chunk has its own random numbers.
     """
     total = sum(sizes.values())
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         weights = Gumbel(torch.zeros(total, NODES * (NODES - 1) // 2), 1.0)
         trees = cvxsst.StochasticArgmax(weights, spanning_tree(NODES)).sample().to(torch.uint8).numpy()
     yield "trees", trees
     chunks = [trees[start : start + CHUNK] for start in range(0, total, CHUNK)]
-    seeds = np.random.SeedSequence(seed).spawn(len(chunks))
-    with ProcessPoolExecutor(processes or os.cpu_count()) as pool:
-        for frames in pool.map(_lay_out, chunks, seeds):
-            yield "frames", frames
+    for frames in in_pieces(_lay_out, chunks, seed, processes):
+        yield "frames", frames
 
 
 def _lay_out(trees: np.ndarray, seed: np.random.SeedSequence) -> np.ndarray:
@@ -81,23 +75,10 @@ def _lay_out(trees: np.ndarray, seed: np.random.SeedSequence) -> np.ndarray:
     return frames
 
 
-def checksum(frames: np.ndarray, trees: np.ndarray) -> str:
-    """Of the arrays, not of the file."""
-    digest = hashlib.sha256(frames.tobytes())
-    digest.update(trees.tobytes())
-    return digest.hexdigest()[:16]
-
-
 def save(path: Path, frames: np.ndarray, trees: np.ndarray, sizes: dict[str, int], seed: int) -> str:
     """Writes the data set whole or not at all; returns its checksum."""
-    digest = checksum(frames, trees)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        names, counts = list(sizes), list(sizes.values())
-        np.savez(file, frames=frames, trees=trees, splits=names, sizes=counts, seed=seed, checksum=digest)
-    partial.replace(path)
-    return digest
+    arrays = {"frames": frames, "trees": trees}
+    return write_arrays(path, arrays, splits=list(sizes), sizes=list(sizes.values()), seed=seed)
 
 
 def load(path: Path, length: int) -> dict[str, Layouts]:
@@ -109,22 +90,11 @@ def load(path: Path, length: int) -> dict[str, Layouts]:
     """
     if not 2 <= length <= FRAMES:
         raise ValueError(f"length: {length} frames; the stored trajectories have {FRAMES}, and at least 2 are needed")
-    if not path.exists():
-        raise FileNotFoundError(f"no layouts at {path}; make them with: cvxsst data graph-layout --output {path}")
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            frames, trees = stored["frames"], stored["trees"]
-            names, counts, expected = stored["splits"].tolist(), stored["sizes"].tolist(), str(stored["checksum"])
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a file of layouts ({error}); {CURE}") from error
-    if checksum(frames, trees) != expected:
-        raise ValueError(f"{path} is damaged: its checksum is not {expected}; {CURE}")
-    positions = torch.from_numpy(np.ascontiguousarray(frames[:, :length].swapaxes(1, 2)))
+    stored = read_arrays(path, ("frames", "trees"), "layouts", "cvxsst data graph-layout")
+    counts = stored["sizes"].tolist()
+    positions = torch.from_numpy(np.ascontiguousarray(stored["frames"][:, :length].swapaxes(1, 2)))
     low, high = positions[: counts[0]].aminmax()
     positions = (positions - low) * (2 / (high - low)) - 1
-    ends = np.cumsum([0, *counts]).tolist()
-    tensor = torch.from_numpy(trees).float()
-    return {
-        name: Layouts(positions[start:end], tensor[start:end])
-        for name, start, end in zip(names, ends[:-1], ends[1:], strict=True)
-    }
+    trees = torch.from_numpy(stored["trees"]).float()
+    parts = zip(positions.split(counts), trees.split(counts), strict=True)
+    return {name: Layouts(*part) for name, part in zip(stored["splits"].tolist(), parts, strict=True)}

@@ -2,137 +2,108 @@
 
 from __future__ import annotations
 
-import json
-import statistics
-from collections import defaultdict
 from collections.abc import Iterable
+from functools import cache
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from rich.table import Table
 
 from experiments.graph_layout.data import load
 from experiments.graph_layout.edges import EDGES, GRADIENTS
-from experiments.graph_layout.training import RelationalInference, load_best
+from experiments.runs.files import read_json
+from experiments.runs.seeds import seeded
+from experiments.runs.tables import Cell, Column, Comparison, Metric, Result, of, runs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from experiments.graph_layout.training import RelationalInference
+
 COMMITTED = Path(__file__).parent / "results"
 TIMING = "timing.json"  # beside the results; made by timing.py
 
 
-class Paper(NamedTuple):
-    """ELBO, precision and recall in percent, each with its spread."""
+METRICS = (
+    Metric("elbo", "ELBO"),
+    Metric("precision", "precision", percent=True),
+    Metric("recall", "recall", percent=True),
+)
 
-    elbo: str
-    precision: str
-    recall: str
-
-
-# Paulus et al. 2020: best of 20 trials by validation ELBO, spread over a bootstrap of the trials.
+# Paulus et al. 2020, by T and edges: the metrics, best of 20 trials by validation ELBO, spread over a bootstrap of the
+# trials.
 PAPER = {
-    (10, "independent"): Paper("-1370 ± 20", "48 ± 2", "93 ± 1"),
-    (10, "top-k"): Paper("-2100 ± 20", "41 ± 1", "41 ± 1"),
-    (10, "spanning-tree"): Paper("-1080 ± 110", "91 ± 3", "91 ± 3"),
-    (20, "independent"): Paper("-1340 ± 160", "97 ± 3", "99 ± 1"),
-    (20, "top-k"): Paper("-1700 ± 320", "98 ± 6", "98 ± 6"),
-    (20, "spanning-tree"): Paper("-1280 ± 10", "99 ± 1", "99 ± 1"),
+    (10, "independent"): ("-1370 ± 20", "48 ± 2", "93 ± 1"),
+    (10, "top-k"): ("-2100 ± 20", "41 ± 1", "41 ± 1"),
+    (10, "spanning-tree"): ("-1080 ± 110", "91 ± 3", "91 ± 3"),
+    (20, "independent"): ("-1340 ± 160", "97 ± 3", "99 ± 1"),
+    (20, "top-k"): ("-1700 ± 320", "98 ± 6", "98 ± 6"),
+    (20, "spanning-tree"): ("-1280 ± 10", "99 ± 1", "99 ± 1"),
 }
 
 
-def results(folders: Iterable[Path]) -> list[dict[str, Any]]:
-    """What the finished runs below the folders say, each once."""
-    files = [file for folder in folders for file in sorted(folder.rglob("*.json")) if file.name != "config.json"]
-    found: dict[str, dict[str, Any]] = {}
-    for file in files:
-        content = json.loads(file.read_text())
-        if isinstance(content, dict) and "test" in content and "config" in content:
-            found.setdefault(json.dumps(content["config"], sort_keys=True), content)
-    return list(found.values())
+def edges(group: list[Result]) -> str:
+    return EDGES[group[0]["config"]["edges"]].label
 
 
-HEADERS = [
-    "T",
-    "edges",
-    "gradient",
-    "ELBO",
-    "precision %",
-    "recall %",
-    "seeds",
-    "steps",
-    "hidden",
-    "s/step fast",
-    "kkt",
-    "paper: ELBO",
-    "precision",
-    "recall",
-]
+def gradient(group: list[Result]) -> str:
+    return GRADIENTS[group[0]["config"]["gradient"]].label or "relaxed"
 
 
-def rows(found: Iterable[dict[str, Any]]) -> list[list[str]]:
-    """A line for each setting, the seeds together: mean ± standard deviation over the seeds."""
-    groups: dict[tuple, list[dict[str, Any]]] = defaultdict(list)
-    for result in found:
-        config = result["config"]
-        order = list(EDGES).index(config["edges"]), list(GRADIENTS).index(config["gradient"])
-        setting = [config[name] for name in ("hidden", "steps", "learning_rate", "temperature", "samples", "engine")]
-        groups[(config["length"], *order, *setting)].append(result)
-    return [_row(group) for _, group in sorted(groups.items())]
+def published(number: int) -> Cell:
+    """The paper's figure for a metric."""
+
+    def cell(group: list[Result]) -> str:
+        config = group[0]["config"]
+        known = PAPER.get((config["length"], config["edges"])) if config["gradient"] == "relaxed" else None
+        return known[number] if known else ""
+
+    return cell
 
 
-def step_seconds(config: dict[str, Any]) -> list[str]:
-    """With the fast path and with the kkt engine, as measured; empty where there is no such engine or measurement."""
-    stored = COMMITTED / TIMING
-    if config["gradient"] not in ("relaxed", "straight-through") or not stored.exists():
-        return ["", ""]
-    measured = json.loads(stored.read_text())
-    if any(measured["about"][name] != config[name] for name in ("hidden", "length", "batch_size")):
-        return ["", ""]
-    seconds = measured["seconds"].get(config["edges"], {})
-    return [f"{seconds[engine]:.2f}" if engine in seconds else "-" for engine in ("fast", "kkt")]
+def step_seconds(engine: str) -> Cell:
+    """As measured; ``-`` where the engine has no such path, empty where there is no such measurement."""
+
+    def cell(group: list[Result]) -> str:
+        config, stored = group[0]["config"], _timing()
+        measured = all(stored["about"].get(name) == config[name] for name in ("hidden", "length", "batch_size"))
+        if config["gradient"] not in ("relaxed", "straight-through") or not measured:
+            return ""
+        seconds = stored["seconds"].get(config["edges"], {})
+        return f"{seconds[engine]:.2f}" if engine in seconds else "-"
+
+    return cell
 
 
-def _row(group: list[dict[str, Any]]) -> list[str]:
-    config = group[0]["config"]
-    tests = [result["test"] for result in group]
-    paper = PAPER.get((config["length"], config["edges"])) if config["gradient"] == "relaxed" else None
-    return [
-        str(config["length"]),
-        EDGES[config["edges"]].label,
-        GRADIENTS[config["gradient"]].label or "relaxed",
-        spread([test["elbo"] for test in tests]),
-        spread([100 * test["precision"] for test in tests]),
-        spread([100 * test["recall"] for test in tests]),
-        str(len(tests)),
-        f"{config['steps']:,}",
-        str(config["hidden"]),
-        *step_seconds(config),
-        *(paper or ("", "", "")),
-    ]
+@cache
+def _timing() -> dict[str, Any]:
+    return read_json(COMMITTED / TIMING) if (COMMITTED / TIMING).exists() else {"about": {}}
 
 
-def spread(values: list[float]) -> str:
-    mean = f"{statistics.mean(values):.0f}"
-    return f"{mean} ± {statistics.stdev(values):.0f}" if len(values) > 1 else mean
+def order(config: dict[str, Any]) -> tuple:
+    settings = [config[name] for name in ("hidden", "steps", "learning_rate", "temperature", "samples", "engine")]
+    return config["length"], [*EDGES].index(config["edges"]), [*GRADIENTS].index(config["gradient"]), *settings
 
 
-def table(found: list[dict[str, Any]]) -> Table:
-    printed = Table(title="Latent graphs of layouts, test set; ours: mean ± standard deviation over seeds")
-    for number, header in enumerate(HEADERS):
-        printed.add_column(header, justify="left" if number in (1, 2) else "right", overflow="fold")
-    for row in rows(found):
-        printed.add_row(*row)
-    return printed
-
-
-def markdown(found: list[dict[str, Any]]) -> str:
-    lines = [HEADERS, ["---"] * len(HEADERS), *rows(found)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+TABLE = Comparison(
+    title="Latent graphs of layouts, test set",
+    source="Paulus et al. 2020",
+    columns=[
+        Column("T", of("length"), setting=True),
+        Column("edges", edges, words=True),
+        Column("gradient", gradient, words=True),
+        *(Column(metric.header, metric.spread, published(number)) for number, metric in enumerate(METRICS)),
+        Column("seeds", runs),
+        Column("steps", of("steps"), setting=True),
+        Column("hidden", of("hidden"), setting=True),
+        Column("s/step fast", step_seconds("fast")),
+        Column("kkt", step_seconds("kkt")),
+    ],
+    order=order,
+)
 
 
 def draw_curves(found: list[dict[str, Any]]) -> Figure:
@@ -179,16 +150,17 @@ def draw_edges(folders: Iterable[Path], data: Path, layouts: int = 4, seed: int 
     """
     from matplotlib.figure import Figure
 
+    from experiments.graph_layout.training import load_best
+
     folders = list(folders)
     figure = Figure(figsize=(2.6 * layouts, 2.7 * len(folders)), layout="constrained")
     axes = figure.subplots(len(folders), layouts, squeeze=False)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         for line, folder in zip(axes, folders, strict=True):
             module = load_best(folder)
-            test = load(data, module.config.length)["test"][:layouts]
-            probabilities = edge_probabilities(module, test.positions)
-            for ax, frames, tree, probability in zip(line, test.positions, test.trees, probabilities, strict=True):
+            positions, trees = load(data, module.config.length)["test"].batch(torch.arange(layouts))
+            probabilities = edge_probabilities(module, positions)
+            for ax, frames, tree, probability in zip(line, positions, trees, probabilities, strict=True):
                 _draw_layout(
                     ax, frames[:, -1].numpy(), tree.numpy(), torch.maximum(probability, probability.mT).numpy()
                 )

@@ -19,10 +19,12 @@ import typer
 from rich.progress import track
 
 from cvxsst.errors import NoFastPathError
+from experiments.graph_layout.config import Config
 from experiments.graph_layout.data import NODES
 from experiments.graph_layout.edges import EDGES
 from experiments.graph_layout.report import COMMITTED, TIMING
-from experiments.graph_layout.training import Config, RelationalInference, write_json
+from experiments.graph_layout.training import RelationalInference
+from experiments.runs.files import write_json
 
 ENGINES = ("fast", "kkt")
 

@@ -13,9 +13,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from cvxsst.installed import require
 from experiments.jigsaw.data import Shares, chance, right_places, shares, shuffled, split_digits
 from experiments.jigsaw.model import BATCH, Scorer, restore, restore_by_means, train
 from experiments.jigsaw.picture import FORMATS, draw, save
+from experiments.runs.experiment import EXTRA
+from experiments.runs.seeds import seeded
 
 
 def demo(
@@ -31,13 +34,13 @@ def demo(
     Example: cvxsst demo --seed 1 --output out/jigsaw.png
     """
     start = time.perf_counter()
-    _check_requirements()
+    require("sklearn", EXTRA)
+    require("matplotlib", EXTRA)
     _check_output(output)
     training, truth = split_digits()
     scrambled = shuffled(truth, torch.Generator().manual_seed(0))
 
-    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
-        torch.manual_seed(seed)
+    with seeded(seed):
         scorer = Scorer().eval()
         untrained = restore(scorer, scrambled)
         _train_with_progress(scorer, training, steps)
@@ -52,15 +55,6 @@ def demo(
     }
     Console().print(_table(rows, len(truth)))
     typer.echo(f"{time.perf_counter() - start:.0f} s in all. Picture: {output}")
-
-
-def _check_requirements() -> None:
-    try:
-        import matplotlib  # noqa: F401
-        import sklearn  # noqa: F401
-    except ImportError as missing:
-        typer.echo(f"The demo needs {missing.name}: pip install 'cvxsst[experiments]'", err=True)
-        raise typer.Exit(1) from None
 
 
 def _check_output(path: Path) -> None:

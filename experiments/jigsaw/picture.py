@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from experiments.jigsaw.data import GRID, SIDE, right_places, shares, to_images
+from experiments.runs.files import whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,10 +78,6 @@ def _headings(figure: Figure, right: torch.Tensor, first: list[int], mistakes: l
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes the picture under another name and renames it: never half a picture at ``path``."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        figure.savefig(part, format=path.suffix.removeprefix("."), facecolor="white")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    """Whole or not at all."""
+    with whole(path) as partial:
+        figure.savefig(partial, format=path.suffix.removeprefix("."), facecolor="white")

@@ -1,0 +1,63 @@
+"""What decides a run of the graph layout experiment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from experiments.graph_layout.data import FRAMES
+from experiments.graph_layout.edges import EDGES, GRADIENTS
+from experiments.runs.settings import (
+    BatchSize,
+    Hidden,
+    LearningRate,
+    Seed,
+    Settings,
+    Steps,
+    Temperature,
+    ValidateEvery,
+    one_of,
+    worked_out,
+)
+
+
+@dataclass(frozen=True)
+class Config(Settings):
+    """The settings; each is an option of ``cvxsst train graph-layout``.
+
+    Raises:
+        ValueError: an unknown name, or a number out of range.
+    """
+
+    edges: Annotated[str, one_of(EDGES), typer.Option(help=f"The edge distribution: {', '.join(EDGES)}.")] = (
+        "spanning-tree"
+    )
+    gradient: Annotated[
+        str, one_of(GRADIENTS), typer.Option(help=f"How the scores are trained: {', '.join(GRADIENTS)}.")
+    ] = "relaxed"
+    length: Annotated[int, typer.Option(min=2, max=FRAMES, help="T, the frames of a trajectory.")] = 10
+    steps: Steps = 50_000
+    batch_size: BatchSize = 128
+    hidden: Hidden = 256
+    learning_rate: LearningRate = 1.2e-3
+    temperature: Temperature = 3.9
+    seed: Seed = 0
+    validate_every: ValidateEvery = worked_out(lambda config: min(500, config.steps))
+    samples: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Latent graphs for each trajectory. Default: 1; 2 for reinforce-loo.", show_default=False
+        ),
+    ] = worked_out(lambda config: GRADIENTS[config.gradient].samples if config.gradient in GRADIENTS else 1)
+    engine: Annotated[str, typer.Option(help="Of the relaxation: auto, fast, kkt ...")] = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.samples < GRADIENTS[self.gradient].samples:
+            raise ValueError(f"samples: {self.gradient} needs at least {GRADIENTS[self.gradient].samples}")
+
+    @property
+    def name(self) -> str:
+        return f"{self.edges}-{self.gradient}-T{self.length}-h{self.hidden}-seed{self.seed}"
