@@ -26,16 +26,25 @@ def check_utilities(P: Polytope, w: torch.Tensor) -> None:
         raise ArgumentTypeError(f"w: expected a torch.Tensor, got {type(w).__name__}; use torch.as_tensor(w)")
     if not w.is_floating_point():
         raise ArgumentTypeError(f"w: expected a floating point tensor, got {w.dtype}; use w.double() or w.float()")
+    check_readable("w", w)
     event = len(P.shape)
     if w.dim() < event or tuple(w.shape[w.dim() - event :]) != P.shape:
         raise ValueError(
             f"w: the last dimensions must be the shape of the polytope {P!r}, {P.shape}, got {tuple(w.shape)}; "
             "the dimensions before them are the batch"
         )
-    if w.layout != torch.strided:
-        raise ArgumentTypeError(f"w: expected a dense tensor, got one of layout {w.layout}; use w.to_dense()")
-    if w.device.type == "meta":
-        raise ArgumentTypeError("w: a tensor on the meta device has no values to solve for; use a device that has")
+
+
+def check_readable(name: str, x: torch.Tensor) -> None:
+    """Raise unless x is a dense tensor with values; they are not looked at."""
+    if x.is_nested:
+        raise ArgumentTypeError(
+            f"{name}: expected a dense tensor, got a nested one; pad it with {name}.to_padded_tensor(0.0)"
+        )
+    if x.layout != torch.strided:
+        raise ArgumentTypeError(f"{name}: expected a dense tensor, got one of layout {x.layout}; use {name}.to_dense()")
+    if x.device.type == "meta":
+        raise ArgumentTypeError(f"{name}: a tensor on the meta device has no values; use a device that has")
 
 
 def check_values(w: torch.Tensor) -> None:
@@ -58,6 +67,7 @@ def checked_temperature(temperature: float | torch.Tensor, device: torch.device)
     if isinstance(temperature, torch.Tensor):
         if not temperature.is_floating_point():
             raise ArgumentTypeError(f"temperature: expected floating point, got {temperature.dtype}")
+        check_readable("temperature", temperature)
         T = temperature.to(device, torch.float64)
         look(T, _check_positive)
         return T

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
+from cvxsst.arguments import check_readable
 from cvxsst.polytope import Polytope
 from cvxsst.problem import Problem
 from cvxsst.regularizers import Regularizer
@@ -81,6 +82,7 @@ def certificate(
             f"z: expected a tensor of the shape of w, {tuple(w.shape)}, "
             f"got {tuple(z.shape) if isinstance(z, torch.Tensor) else type(z).__name__}"
         )
+    check_readable("z", z)
     candidates = (
         z.detach().to("cpu", torch.float64).expand(*problem.batch, *P.shape).reshape(problem.batch.numel(), P.size)
     )

@@ -99,6 +99,27 @@ class _Perturbed(Distribution):
             "z, w = d.sample_with_utilities(); d.utilities.log_prob(w)"
         )
 
+    @property
+    def mean(self) -> torch.Tensor:
+        """Not available in closed form.
+
+        Raises:
+            NotImplementedError: always; says how to estimate it.
+        """
+        raise NotImplementedError(self._estimate("mean", "mean(0)"))
+
+    @property
+    def variance(self) -> torch.Tensor:
+        """Not available in closed form, as ``mean``."""
+        raise NotImplementedError(self._estimate("variance", "var(0)"))
+
+    def _estimate(self, what: str, call: str) -> str:
+        draw = "rsample" if self.has_rsample else "sample"
+        return (
+            f"{type(self).__name__}: the {what} of a perturbed argmax has no closed form; estimate it from samples, "
+            f"d.{draw}((1000,)).{call}"
+        )
+
 
 D = TypeVar("D", bound=Distribution)
 
@@ -133,6 +154,18 @@ class StochasticArgmax(_Perturbed):
     def sample(self, sample_shape: Any = torch.Size()) -> torch.Tensor:  # noqa: B008 - torch's own interface
         """Vertices, ``(*sample_shape, *batch_shape, *event_shape)``."""
         return self.sample_with_utilities(sample_shape)[0]
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> torch.Tensor:  # noqa: B008 - torch's own interface
+        """Not available: a vertex does not move with the parameters, until it jumps to another.
+
+        Raises:
+            NotImplementedError: always; names the estimators there are.
+        """
+        raise NotImplementedError(
+            "StochasticArgmax has no rsample: a vertex has derivative 0 in the parameters, almost everywhere. For "
+            "vertices with the gradient of a relaxation use StochasticSoftmax(utilities, P, hard=True), for unbiased "
+            "gradients of expectations cvxsst.score_function, for vertices alone sample()"
+        )
 
     @torch.no_grad()
     def sample_with_utilities(self, sample_shape: Any = torch.Size()) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: B008

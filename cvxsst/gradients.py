@@ -19,7 +19,7 @@ from cvxsst.polytope import Polytope
 from cvxsst.problem import Problem, named
 from cvxsst.recognition import known
 from cvxsst.regularizers import Regularizer
-from cvxsst.values import holds
+from cvxsst.values import holds, shown
 
 Solved = tuple[torch.Tensor, Info | None]
 
@@ -108,9 +108,9 @@ def settled(z: torch.Tensor, info: Info | None, problem: Problem, on_failure: st
     if not holds(failed):
         return z
     if on_failure == "raise":
-        if bool(info.empty.any()):
+        if holds(info.empty):
             problem.raise_empty(info.empty)
-        instances, residuals = problem.instances(failed), info.residual[failed].tolist()
+        instances, residuals = problem.instances(failed), shown(info.residual)[shown(failed)].tolist()
         raise ConvergenceError(
             f"the solve did not reach its tolerance{named(instances, ' in instances ')} (residuals "
             f"{some([f'{residual:.1e}' for residual in residuals])}); on_failure='nan' keeps the others; "

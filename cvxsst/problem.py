@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from cvxsst.arguments import check_utilities, check_values, checked_polytope, checked_temperature
 from cvxsst.errors import EmptyPolytopeError, some
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import Regularizer, checked_regularizer
-from cvxsst.values import holds, is_finite
+from cvxsst.values import holds, is_finite, shown
 
 
 @dataclass(frozen=True)
@@ -68,16 +69,17 @@ class Problem:
         """
         if self.forbidden is not None or self.is_plain():
             return self
-        check_values(self.w)
         forbidden = self.w == -torch.inf
-        u = _flat(self.w.to(torch.float64).masked_fill(forbidden, 0.0), self.temperature, self.batch, self.P.shape)
+        at_zero = self.w.to(torch.float64).nan_to_num(torch.nan, torch.inf, 0.0)  # quicker than to fill in the mask
+        u = _flat(at_zero, self.temperature, self.batch, self.P.shape)
         if not is_finite(u):
+            check_values(self.w)
             raise ValueError("temperature: w / temperature overflows; raise the temperature or shrink the utilities")
         mask = forbidden.expand(*self.batch, *self.P.shape).reshape(u.shape)
         if not holds(mask):
             return replace(self, u=u)
-        union = mask.any(dim=0) if mask.dim() == 2 else mask
-        self.P.require_zero_is_least(union.nonzero().flatten().cpu().numpy())
+        if (self.P.bounds[0] < 0).any():
+            self.P.require_zero_is_least(np.flatnonzero(shown(mask).reshape(-1, self.P.size).any(axis=0)))
         return replace(self, u=u, forbidden=mask)
 
     def at(self, u: torch.Tensor) -> Problem:
@@ -90,10 +92,10 @@ class Problem:
         return (z if z.shape == shape else z.reshape(shape)).to(self.w.dtype)
 
     def instances(self, which: torch.Tensor) -> list[tuple[int, ...]]:
-        """The indices into the batch of the flat positions where ``which`` is True."""
-        flat = which.reshape(-1).nonzero().flatten().cpu()
-        indices = torch.stack(torch.unravel_index(flat, self.batch), 1) if self.batch else flat.new_zeros(len(flat), 0)
-        return [tuple(index) for index in indices.tolist()]
+        """The indices into the batch of the flat positions where ``which`` is True; mapped dimensions come first."""
+        values = shown(which.reshape(-1))
+        found = np.argwhere(values.reshape((*values.shape[:-1], *self.batch)))
+        return [tuple(index) for index in found.tolist()]
 
     def raise_empty(self, empty: torch.Tensor) -> None:
         raise EmptyPolytopeError(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 R = TypeVar("R")
@@ -42,6 +43,13 @@ def look(x: torch.Tensor, function: Callable[[torch.Tensor], None]) -> None:
         function(x.detach())
     except RuntimeError:  # vmap hides the values: slower, by a function of its own
         _Look.apply(x.detach(), function)
+
+
+def shown(x: torch.Tensor) -> np.ndarray:
+    """The values of x; under ``vmap`` they have further leading dimensions."""
+    found: list[np.ndarray] = []
+    look(x, lambda values: found.append(values.cpu().numpy()))
+    return found[-1]
 
 
 def holds(mask: torch.Tensor) -> bool:

@@ -252,3 +252,18 @@ def test_expanded_distributions_validate_as_the_original_does() -> None:
             NegativeExponential(torch.ones(3), validate_args=validate),
         ):
             assert d.expand((4, 3) if isinstance(d, NegativeExponential) else (4,))._validate_args == validate
+
+
+def test_what_has_no_formula_says_what_to_do_instead() -> None:
+    hard = StochasticArgmax(Gumbel(torch.zeros(3), 1.0), polytopes.simplex(3))
+    soft = StochasticSoftmax(Gumbel(torch.zeros(3), 1.0), polytopes.simplex(3))
+    with pytest.raises(NotImplementedError, match=r"derivative 0.*StochasticSoftmax\(.*hard=True\).*score_function"):
+        hard.rsample((2,))
+    for d, draw in ((hard, "sample"), (soft, "rsample")):
+        for what, call in (("mean", "mean"), ("variance", "var")):
+            with pytest.raises(
+                NotImplementedError, match=rf"{what} .* no closed form.*d\.{draw}\(\(1000,\)\)\.{call}\(0"
+            ):
+                getattr(d, what)
+        with pytest.raises(NotImplementedError, match="utilities"):
+            d.log_prob(torch.zeros(3))
