@@ -82,6 +82,14 @@ class Family:
                                                                         standard form might be; cheap: equality of
                                                                         the matrices is checked afterwards. For
                                                                         families whose Z are the vertices of P
+    ``@family.facets``          ``(**arguments) -> (G, h)``             G z <= h, ``(count, *P.shape)`` and
+                                                                        ``(count,)``: with the affine hull and the
+                                                                        bounds of the entries all that z in P
+                                                                        means, valid and complete. Or
+                                ``(z, **arguments) -> (G, h)``          for z ``(B, *P.shape)``, in the affine hull
+                                                                        and the bounds, some of too many to list,
+                                                                        ``(B, K, *P.shape)`` and ``(B, K)``: each
+                                                                        valid, among them a most violated one
     ``@family.padding``         ``(**arguments) -> Padding``            how smaller members are faces of this one,
                                                                         for batches of several sizes; a ValueError
                                                                         that says why where they are not
@@ -101,6 +109,7 @@ class Family:
         self.structure_list: Callable[..., Iterable[np.ndarray]] | None = None
         self.guess_function: Callable[..., Iterable[tuple]] | None = None
         self.padding_function: Callable[..., Padding] | None = None
+        self.facets_function: Callable[..., tuple[Any, Any]] | None = None
         self.once_functions: dict[str, Callable[..., Any]] = {}
         self._members: Cache[tuple, Polytope] = Cache(MEMBERS_KEPT)
         self._in_use: weakref.WeakValueDictionary[tuple, Polytope] = weakref.WeakValueDictionary()
@@ -177,6 +186,11 @@ class Family:
         self.padding_function = function
         return function
 
+    def facets(self, function: F) -> F:
+        """Register the inequalities in z alone: a list of them, or with a parameter ``z`` those that z violates most."""
+        self.facets_function = function
+        return function
+
     def guess(self, function: F) -> F:
         """Register how to guess the arguments from the shape and the presolved standard form of a declaration."""
         self.guess_function = function
@@ -220,6 +234,16 @@ class Member:
         function = self.family.structure_list
         return None if function is None else lambda: function(**self.arguments)
 
+    @property
+    def facets(self) -> Callable[[], tuple[Any, Any]] | None:
+        function = self.family.facets_function
+        return None if function is None or _takes_z(function) else lambda: function(**self.arguments)
+
+    @property
+    def separation(self) -> Map | None:
+        function = self.family.facets_function
+        return self._with_arguments(function) if function is not None and _takes_z(function) else None
+
     @cached_property
     def padding(self) -> Padding | None:
         function = self.family.padding_function
@@ -248,6 +272,10 @@ class Member:
 
     def _compute(self, name: str, device: torch.device) -> Any:
         return _on(device, plainly(lambda: self.family.once_functions[name](**self.arguments)))
+
+
+def _takes_z(function: Callable) -> bool:
+    return next(iter(inspect.signature(function).parameters), None) == "z"
 
 
 def _on(device: torch.device, value: Any) -> Any:

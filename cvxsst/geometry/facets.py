@@ -1,0 +1,127 @@
+"""Inequalities of a polytope in the space of z alone, where the declaration is lifted.
+
+    conv V = {z : E z = e,  G z <= h}        V all vertices: the double description method
+
+Facets are the extreme rays of a cone: with the vertices in d coordinates x that determine the others,
+
+    {(a, b) : <a, x> <= b  for all vertices x}       (Motzkin, Raiffa, Thompson and Thrall 1953; Fukuda and Prodon 1996)
+
+The rays for d + 1 vertices are the columns of an inverse; each further vertex cuts some of them off, and every pair of
+neighbours, one cut off and one not, has a new ray between them. Neighbours are told by the vertices on both: no third
+ray has all of them. Integral vertices have integral rays, so that nothing is rounded.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.linalg
+
+from cvxsst.geometry.presolve import RANK_TOLERANCE
+
+MOST_RAYS = 6_000  # at any time
+MOST_PAIRS = 4_000_000  # of rays looked at for one vertex
+ON = 1e-9  # of rays scaled to a largest entry of 1: a vertex this close to a facet is on it
+EXACT = 2.0**52  # integers up to here
+ROUNDING = 1e-12
+
+
+class TooManyFacetsError(Exception):
+    """More rays than the cap allows."""
+
+
+def echelon(E: np.ndarray, e: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows with the same solutions as E z = e, reduced: each has an entry of 1, its pivot, where the others are 0.
+
+    Sums of few entries come out as such, however E mixes them. E has full row rank; returns (rows, right-hand sides,
+    pivots).
+    """
+    M = np.column_stack([E, e]).astype(float)
+    pivots = []
+    for row in range(len(M)):
+        k, column = np.unravel_index(np.abs(M[row:, :-1]).argmax(), M[row:, :-1].shape)
+        M[[row, row + k]] = M[[row + k, row]]
+        M[row] /= M[row, column]
+        others = np.arange(len(M)) != row
+        M[others] -= M[others, column][:, None] * M[row]
+        pivots.append(column)
+    near = np.round(M)
+    M = np.where(np.abs(M - near) < ROUNDING, near, M) + 0.0
+    return M[:, :-1], M[:, -1], np.array(pivots, dtype=int)
+
+
+def facets(V: np.ndarray, E: np.ndarray, e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(G, h) with conv V = {z : E z = e, G z <= h}, every facet once; entries that E z = e determines have no part.
+
+    Args:
+        V: all vertices, ``(count, n)``.
+        E, e: their affine hull, of full row rank.
+
+    Raises:
+        TooManyFacetsError: more than 6,000 rays on the way.
+    """
+    _, _, pivots = echelon(E, e)
+    free = np.setdiff1d(np.arange(V.shape[1]), pivots)
+    G = np.zeros((0, V.shape[1]))
+    if not len(free):
+        return G, np.zeros(0)
+    rays = _rays(np.column_stack([V[:, free], -np.ones(len(V))]))
+    rays = rays[np.abs(rays[:, :-1]).max(1) > ON]
+    G = np.zeros((len(rays), V.shape[1]))
+    G[:, free] = rays[:, :-1]
+    return G, rays[:, -1]
+
+
+def _rays(W: np.ndarray) -> np.ndarray:
+    """The extreme rays y of {y : W y <= 0}, the rows of W spanning the space; ``(count, columns of W)``."""
+    W = W[np.lexsort(W.T)]  # in a random order there may be ten times as many rays on the way
+    integral = bool((W == np.round(W)).all())
+    start = _basis(W)
+    rays = -np.linalg.inv(W[start]).T
+    rays = _scaled(np.round(rays * abs(np.linalg.det(W[start]))) if integral else rays, integral)
+    done = list(start)
+    for row in np.setdiff1d(np.arange(len(W)), start):
+        side = rays @ W[row]
+        tolerance = 0.5 if integral else ON
+        out, inside = side > tolerance, side < -tolerance
+        if out.any():
+            new = _between(rays, side, out, inside, np.abs(rays @ W[done].T) <= tolerance, W.shape[1])
+            rays = np.vstack([rays[~out], _scaled(new, integral)])
+            if len(rays) > MOST_RAYS:
+                raise TooManyFacetsError
+        done.append(row)
+    return rays
+
+
+def _between(
+    rays: np.ndarray, side: np.ndarray, out: np.ndarray, inside: np.ndarray, on: np.ndarray, dimension: int
+) -> np.ndarray:
+    """One ray for each pair of neighbours on different sides, where the side is 0; ``on``: which vertices lie on it."""
+    first, second = np.flatnonzero(out), np.flatnonzero(inside)
+    if len(first) * len(second) > MOST_PAIRS:
+        raise TooManyFacetsError
+    on = on.astype(np.float32)
+    i, j = np.nonzero(on[first] @ on[second].T >= dimension - 2)
+    i, j = first[i], second[j]
+    neighbours = np.zeros(len(i), dtype=bool)
+    for part in np.array_split(np.arange(len(i)), 1 + len(i) * len(rays) // 20_000_000):
+        both = on[i[part]] * on[j[part]]
+        neighbours[part] = (both @ on.T >= both.sum(1, keepdims=True)).sum(1) == 2
+    i, j = i[neighbours], j[neighbours]
+    return side[i, None] * rays[j] - side[j, None] * rays[i]
+
+
+def _scaled(rays: np.ndarray, integral: bool) -> np.ndarray:
+    """Integers without a common divisor, or a largest entry of 1."""
+    if not integral:
+        return rays / np.abs(rays).max(1, keepdims=True)
+    if np.abs(rays).max(initial=0.0) > EXACT:
+        raise TooManyFacetsError
+    whole = np.round(rays).astype(np.int64)
+    return (whole // np.gcd.reduce(whole, axis=1)[:, None]).astype(float)
+
+
+def _basis(W: np.ndarray) -> np.ndarray:
+    """Indices of linearly independent rows that span the space."""
+    R, order = scipy.linalg.qr(W.T, mode="r", pivoting=True)
+    diagonal = np.abs(np.diag(R))
+    return np.sort(order[: np.count_nonzero(diagonal > RANK_TOLERANCE * diagonal[0])])
