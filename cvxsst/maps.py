@@ -51,9 +51,9 @@ def argmax(P: Polytope, w: torch.Tensor, engine: str = "auto") -> torch.Tensor:
     problem = Problem.posed(P, w, None, 1.0).inspected()
     z = without_derivative(_argmax_engine(P, engine), problem.u, problem.forbidden)
     if problem.forbidden is not None:
-        taken = ((z != 0) & problem.forbidden).any(dim=-1)
+        taken = (z != 0) & problem.forbidden
         if holds(taken):
-            problem.raise_empty(taken)
+            problem.raise_empty(taken.any(dim=-1))
     return problem.shaped(z)
 
 
@@ -78,16 +78,16 @@ def _by_oracle(P: Polytope, oracle: Map, u: torch.Tensor, forbidden: torch.Tenso
     """A forbidden entry gets a malus of more than the range of <w, z> over P: it is taken only if every structure
     takes one."""
     if forbidden is not None:
-        lower, upper = (torch.from_numpy(bound).to(u.device) for bound in P.bounds)
-        reach = (u.abs() * torch.maximum(lower.abs(), upper.abs())).sum(dim=1, keepdim=True)
-        u = torch.where(forbidden, -torch.where(reach > 0, 2 * reach, 1.0), u)
+        size = torch.from_numpy(np.abs(P.bounds).max(axis=0)).to(u.device)
+        reach = u.abs() @ size[:, None]  # u is 0 where forbidden
+        u = u.addcmul(forbidden.to(u), 1 + 2 * reach, value=-1)
     shaped = u.reshape(-1, *P.shape)
     z = oracle(shaped)
     if not isinstance(z, torch.Tensor) or z.shape != shaped.shape:
         got = tuple(z.shape) if isinstance(z, torch.Tensor) else type(z).__name__
         raise ValueError(
-            f"engine='fast': the argmax oracle of {P!r} returned {got} for utilities of shape {tuple(shaped.shape)}; it "
-            "must return a tensor of their shape"
+            f"engine='fast': the argmax oracle of {P!r} returned {got} for utilities of shape {tuple(shaped.shape)}; "
+            "it must return a tensor of their shape"
         )
     return z.reshape(u.shape)
 

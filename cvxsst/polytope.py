@@ -190,8 +190,8 @@ class Polytope:
         """
         if self._vertices is None:
             raise NoFastPathError(
-                f"{self!r} cannot be enumerated: more than {MOST:,} vertices, or more than {QHULL_DIMENSION} dimensions "
-                "and vertices between the bounds; use a smaller size, another regularizer, or register "
+                f"{self!r} cannot be enumerated: more than {MOST:,} vertices, or more than {QHULL_DIMENSION} "
+                "dimensions and vertices between the bounds; use a smaller size, another regularizer, or register "
                 "@family.log_partition"
             )
         return self._vertices

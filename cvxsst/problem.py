@@ -70,8 +70,7 @@ class Problem:
         if self.forbidden is not None or self.is_plain():
             return self
         forbidden = self.w == -torch.inf
-        at_zero = self.w.to(torch.float64).nan_to_num(torch.nan, torch.inf, 0.0)  # quicker than to fill in the mask
-        u = _flat(at_zero, self.temperature, self.batch, self.P.shape)
+        u = _flat(self.w.to(torch.float64).masked_fill(forbidden, 0.0), self.temperature, self.batch, self.P.shape)
         if not is_finite(u):
             check_values(self.w)
             raise ValueError("temperature: w / temperature overflows; raise the temperature or shrink the utilities")
