@@ -1,0 +1,141 @@
+"""The generic engines on polytopes that nobody here chose: solved, certified, wrong?
+
+    python -m benchmarks.strangers                            all corpora, engine="auto"
+    python -m benchmarks.strangers --engine kkt --corpus generated --count 96
+    python -m benchmarks.strangers --only "0:17 "             one declaration, by its name
+    python -m benchmarks.strangers --only israel --regularizer euclidean --temperature 0.1
+
+A declaration is named by its seed and index (``0:17 cuts, plain``) or by its file, and is the same whatever else runs;
+its utilities depend on ``--seed`` and ``--batch`` alone. The exit status is 1 if an answer that was given as right is
+wrong. ``--save NAME`` keeps the figures in ``benchmarks/results``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+import cvxsst
+from benchmarks import corpora
+from benchmarks.corpora import Declaration
+from benchmarks.judgement import REGULARIZERS, TEMPERATURES, Tally, judge, supported
+from benchmarks.measuring import save
+
+CORPORA = {
+    "files": lambda seed, count: corpora.files(),
+    "generated": corpora.generated,
+    "drawn": corpora.drawn,
+}
+HEADERS = (
+    "corpus",
+    "regularizer",
+    "T",
+    "instances",
+    "solved",
+    "certified",
+    "wrong",
+    "gradients",
+    "wrong",
+    "kinks",
+    "s / 1,000",
+)
+
+
+def measure(
+    chosen: list[tuple[str, Declaration]],
+    names: list[str],
+    temperatures: list[float],
+    engine: str,
+    batch: int,
+    seed: int,
+    gradients: int | None,
+) -> tuple[list[Tally], list[str]]:
+    """A tally for each declaration, regularizer and temperature; and what went wrong before any solve."""
+    found, refused = [], []
+    for corpus, declaration in track(chosen, "judging", console=Console(stderr=True)):
+        try:
+            fs = list(supported(declaration, names, engine))
+        except cvxsst.EmptyPolytopeError as error:
+            if declaration.name not in corpora.EMPTY:
+                refused.append(f"{declaration.name}: WRONG: said to be empty: {error}"[:300])
+            continue
+        except Exception as error:  # told, with the name
+            refused.append(f"{declaration.name}: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
+            continue
+        found += [judge(declaration, f, T, engine, batch, seed, corpus, gradients) for f in fs for T in temperatures]
+    return found, refused
+
+
+def rows(found: list[Tally]) -> Iterator[Tally]:
+    """Sums over the declarations of a corpus."""
+    sums: dict[tuple, Tally] = {}
+    for tally in found:
+        key = (tally.corpus, tally.regularizer, tally.temperature)
+        sums.setdefault(key, Tally(*key)).__iadd__(tally)
+    yield from sums.values()
+
+
+def show(found: list[Tally], engine: str) -> None:
+    table = Table(title=f"engine {engine}")
+    for i, header in enumerate(HEADERS):
+        table.add_column(header, justify="left" if i < 2 else "right")
+    for t in found:
+        counts = (t.instances, t.solved, t.certified, t.wrong, t.gradients, t.gradient_wrong, t.kinks)
+        per_thousand = f"{1e3 * t.seconds / max(t.instances, 1):.2f}"
+        table.add_row(t.corpus, t.regularizer, f"{t.temperature:g}", *map(str, counts), per_thousand)
+    Console(width=120).print(table)
+
+
+def main(
+    engine: Annotated[str, typer.Option(help="auto, or an engine's name.")] = "auto",
+    corpus: Annotated[list[str] | None, typer.Option(help="files, generated, drawn; repeat for several.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Of declarations of each generated corpus.")] = 108,
+    batch: Annotated[int, typer.Option(min=1)] = 16,
+    regularizer: Annotated[list[str] | None, typer.Option(help="euclidean, categorical, binary.")] = None,
+    temperature: Annotated[list[float] | None, typer.Option()] = None,
+    only: Annotated[str | None, typer.Option(help="Declarations whose name contains this.")] = None,
+    gradients: Annotated[
+        int | None, typer.Option(help="Judge the gradient of so many of a batch; all if not given.")
+    ] = None,
+    seed: int = 0,
+    notes: Annotated[int, typer.Option(help="How many failures to print.")] = 40,
+    name: Annotated[str | None, typer.Option("--save", help="Keep the figures under this name.")] = None,
+) -> None:
+    """Judge an engine on the corpora."""
+    chosen = [
+        (which, declaration)
+        for which in corpus or CORPORA
+        for declaration in CORPORA[which](seed, count)
+        if only is None or only in declaration.name
+    ]
+    if not corpora.MPS.is_dir() and "files" in (corpus or CORPORA):
+        print(f"files: left out, {corpora.MPS} is not there")
+    names, temperatures = regularizer or list(REGULARIZERS), temperature or list(TEMPERATURES)
+    found, refused = measure(chosen, names, temperatures, engine, batch, seed, gradients)
+    summed = list(rows(found))
+    show(summed, engine)
+    said = [*refused, *(note for tally in found for note in tally.notes)]
+    said.sort(key=lambda note: "WRONG" not in note)
+    print("\n".join(said[:notes]))
+    if len(said) > notes:
+        print(f"... and {len(said) - notes} more: --notes, or --save")
+    if name:
+        save(
+            name,
+            {"table": [asdict(t) for t in found], "refused": refused},
+            engine=engine,
+            batch=batch,
+            count=count,
+            seed=seed,
+        )
+    raise typer.Exit(int(any("WRONG" in note for note in said)))
+
+
+if __name__ == "__main__":
+    typer.run(main)
