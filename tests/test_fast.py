@@ -6,11 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import cvxsst
 import polytopes
 from benchmarks.kkt import extreme_instances
-from cvxsst import BinaryEntropy, CategoricalEntropy, Euclidean, ExponentialFamily
+from cvxsst import BinaryEntropy, CategoricalEntropy, Euclidean, ExponentialFamily, engines, values
 from cvxsst.family import Member
 from polytopes import _counting, _laplacian, _threshold
 from polytopes._programs import IMPOSSIBLE
@@ -273,3 +274,97 @@ def test_all_structures_and_empty_batches() -> None:
             z = cvxsst.softmax(P, w, regularizer, engine="fast")
             assert z.shape == w.shape
             z.sum().backward()
+
+
+class Transfers(TorchDispatchMode):
+    """Counts the values that leave a tensor for Python."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return function(*args, **(kwargs or {}))
+
+
+def transfers(P: cvxsst.Polytope, regularizer: cvxsst.Regularizer, w: torch.Tensor) -> int:
+    cvxsst.softmax(P, w, regularizer, engine="fast")  # prepares
+    with Transfers() as seen:
+        cvxsst.softmax(P, w, regularizer, engine="fast")
+    return seen.count
+
+
+CLOSED = [
+    *((P, f) for P in (polytopes.simplex(7), polytopes.k_subset(9, 4)) for f in (Euclidean(), CategoricalEntropy())),
+    *((polytopes.cube(5), f) for f in (Euclidean(), CategoricalEntropy(), BinaryEntropy(), ExponentialFamily())),
+    *((P, ExponentialFamily()) for P in (polytopes.simplex(5), polytopes.path(4, DIAMOND))),
+    *((P, ExponentialFamily()) for P in (polytopes.correlated_k_subset(6, 3), polytopes.projective_tree(5))),
+]
+
+
+@pytest.mark.parametrize(("P", "regularizer"), CLOSED, ids=str)
+def test_a_closed_form_looks_at_values_on_a_device_once(P, regularizer, monkeypatch, generator) -> None:
+    """As on a device: what is on the host is looked at in place, without a transfer, so that is switched off."""
+    for module in (values, engines.fast):
+        monkeypatch.setattr(module, "on_host", lambda x: False)
+    assert transfers(P, regularizer, utilities(P, 8, generator=generator)) == 1
+
+
+@pytest.mark.parametrize(
+    ("P", "regularizer"),
+    [*SEPARABLE, *((P, ExponentialFamily()) for P in COUNTED), (polytopes.birkhoff(4), CategoricalEntropy())],
+    ids=str,
+)
+def test_nothing_leaves_a_tensor_on_the_host(P, regularizer, generator: torch.Generator) -> None:
+    assert transfers(P, regularizer, utilities(P, 8, generator=generator)) == 0
+
+
+def patterns(P: cvxsst.Polytope, count: int, generator: torch.Generator) -> torch.Tensor:
+    """As many different masks ``(count, *P.shape)``, True where forbidden."""
+    found: dict[tuple, torch.Tensor] = {}
+    while len(found) < count:
+        mask = torch.rand(P.shape, generator=generator) < 0.1 + 0.5 * torch.rand((), generator=generator)
+        if mask.any():
+            found[tuple(mask.flatten().tolist())] = mask
+    return torch.stack(list(found.values()))
+
+
+@pytest.mark.parametrize(
+    ("P", "regularizer"),
+    [
+        (polytopes.birkhoff(6), CategoricalEntropy()),
+        (polytopes.k_subset(20, 5), Euclidean()),
+        (polytopes.k_subset(20, 5), CategoricalEntropy()),
+        (polytopes.k_subset(20, 5), BinaryEntropy()),
+        (polytopes.k_subset(20, 5), ExponentialFamily()),
+        (polytopes.spanning_tree(6), ExponentialFamily()),
+    ],
+    ids=str,
+)
+def test_patterns_are_data(P, regularizer, monkeypatch, generator: torch.Generator) -> None:
+    """Hundreds of them in a batch: nothing is kept for one, no other engine is asked, empty ones are told and alone."""
+    for name, engine in cvxsst.engines.ENGINES.items():
+        if name != "fast":
+            monkeypatch.setattr(engine, "solve", None)
+    w = utilities(P, 400, generator=generator).masked_fill(patterns(P, 400, generator), -torch.inf).requires_grad_()
+    cvxsst.softmax(P, w[:2], regularizer, on_failure="nan")
+    before = len(P.prepared)
+    z, info = cvxsst.softmax(P, w, regularizer, engine="fast", on_failure="nan", return_info=True)
+    (gradient,) = torch.autograd.grad(z, w, utilities(P, 400, generator=generator))
+    assert len(P.prepared) == before
+    oracle = torch.stack([leaves_something(P, v) for v in w.detach()])
+    assert torch.equal(info.empty, ~oracle)
+    assert torch.equal(info.converged, oracle)
+    assert z.isnan().flatten(1).any(1).equal(~oracle)
+    assert (z[oracle][w[oracle] == -torch.inf] == 0).all()
+    assert (gradient[oracle][w[oracle] == -torch.inf] == 0).all()
+    one = torch.stack([cvxsst.softmax(P, v, regularizer, engine="fast") for v in w.detach()[oracle][:40]])
+    assert (z[oracle][:40] - one).abs().max() <= 1e-12
+    judged = cvxsst.certificate(P, z[oracle][:40].detach(), w.detach()[oracle][:40], regularizer)
+    assert judged.infeasibility.max() <= 1e-9
+    assert judged.gap.abs().max() <= 1e-10
+
+
+def leaves_something(P: cvxsst.Polytope, w: torch.Tensor) -> torch.Tensor:
+    """By linear programming: whether the -inf of one instance ``P.shape`` leave a structure."""
+    found = P.presolved.linear_program.vertex(np.zeros(P.size), zeros=np.flatnonzero(w.isneginf()).tolist())
+    return torch.tensor(found.x is not None)
