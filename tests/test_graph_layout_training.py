@@ -289,3 +289,16 @@ def test_published_results_are_complete() -> None:
         assert result["history"][-1]["step"] == result["config"]["steps"]
         assert result["config"]["edges"] in EDGES
         assert result["data"] == data.SPLITS
+
+
+def test_the_table_is_readable_at_80_columns(tmp_path: Path) -> None:
+    done = cvxsst("table", "graph-layout", str(report.COMMITTED), cwd=tmp_path, COLUMNS="80")
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "…" not in done.stdout
+    words = done.stdout.split()
+    numbers = [line.split("|") for line in report.TABLE.markdown(results([report.COMMITTED])).splitlines()[2:]]
+    for row in numbers:
+        for number in (*row[4:7], *row[10:]):  # each whole in a line, with its spread
+            assert number.strip() in done.stdout
+    assert {"precision", "recall", "ELBO", "seeds", "s/step", "straight-through"} <= {word.strip(",") for word in words}

@@ -38,7 +38,7 @@ def checksum(*arrays: np.ndarray) -> str:
     """Of the arrays, one after the other, not of a file that holds them: 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for array in arrays:
-        digest.update(np.ascontiguousarray(array).data)
+        digest.update(array.tobytes())
     return digest.hexdigest()[:16]
 
 

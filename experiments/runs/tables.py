@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -56,8 +57,8 @@ Cell = Callable[[list[Result]], str]
 class Column:
     """A column of the table: what it says of the runs of a group, and what was published, where there is such a figure.
 
-    ``words``: of the name of a row; on the screen the columns of words are one. ``setting``: on the screen it moves to
-    the caption where all rows have the same.
+    ``words``: of the name of a row; on the screen the columns of words are one. ``setting``: on the screen it stands
+    above the table where all rows have the same.
     """
 
     header: str
@@ -116,8 +117,8 @@ class Comparison:
             lines.append(ours + [column.published(group) for column in compared if column.published])
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
-    def table(self, found: Iterable[Result]) -> Table:
-        """For the screen, 80 columns wide: published figures stand below ours, what all rows share in the caption."""
+    def table(self, found: Iterable[Result]) -> Group:
+        """For the screen, 80 columns wide: published figures stand below ours, what all rows share above the table."""
         groups = self.groups(found)
         words = [column for column in self.columns if column.words]
         shared = {c.header: c.cell(groups[0]) for c in self.columns if c.setting and self._is_shared(c, groups)}
@@ -126,21 +127,18 @@ class Comparison:
             for column in self.columns
             if not column.words and column.header not in shared and any(column.cell(group) for group in groups)
         ]
-        caption = "; ".join(f"{header} {value}" for header, value in shared.items())
-        table = Table(
-            title=f"{self.title}\nmean ± standard deviation over seeds; second lines: {self.source}",
-            caption=f"in all rows: {caption}" if caption else None,
-            box=box.SIMPLE_HEAD,
-            show_edge=False,
-            padding=0,
-        )
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)
         table.add_column(", ".join(column.header for column in words))
         for column in shown:
             table.add_column(column.header.replace(" ", "\n"), justify="right")
         for group in groups:
             name = ", ".join(column.cell(group) for column in words)
             table.add_row(Text(name), *(_two_lines(column, group) for column in shown))
-        return table
+        about = [self.title, f"mean ± standard deviation over seeds; second lines: {self.source}"]
+        about += (
+            [f"in all rows: {'; '.join(f'{header} {value}' for header, value in shared.items())}"] if shared else []
+        )
+        return Group(*about, "", table)
 
     @staticmethod
     def _is_shared(column: Column, groups: Sequence[list[Result]]) -> bool:
