@@ -32,6 +32,46 @@ def _objective(case: Case, w: torch.Tensor, z: torch.Tensor) -> float:
     return float((w * z).sum() - f)
 
 
+class Weighted(cvxsst.regularizers.Separable):
+    """sum 2 z log z, a regularizer of a user's: the library knows nothing of it."""
+
+    domain = (0.0, float("inf"))
+
+    def value(self, z: torch.Tensor) -> torch.Tensor:
+        return torch.where(z < 0, torch.inf, 2 * torch.xlogy(z, z))
+
+    def gradient(self, z: torch.Tensor) -> torch.Tensor:
+        return 2 * z.log() + 2
+
+    def primal(self, u: torch.Tensor) -> torch.Tensor:
+        return (u / 2 - 1).exp()
+
+    def slope(self, z: torch.Tensor) -> torch.Tensor:
+        return z / 2
+
+    def divergence(self, z: torch.Tensor, z0: torch.Tensor) -> torch.Tensor:
+        return 2 * (torch.where(z > 0, z * (z / z0).log(), 0.0) - z + z0)
+
+    def curvature_up_to(self, bound: float) -> float:
+        return 2 / max(bound, 1e-300)
+
+
+def test_a_separable_regularizer_of_her_own_is_certified(generator: torch.Generator) -> None:
+    """2 T f is f at twice the temperature: the certificate is that of the entropy."""
+    P = polytopes.k_subset(6, 2)
+    w = 3 * torch.randn(8, 6, generator=generator, dtype=torch.float64)
+    z = cvxsst.softmax(P, w, CategoricalEntropy(), 0.4)
+    for candidate in (z, 0.9 * z + 0.1 * z.flip(0), z.round()):
+        hers, ours = (
+            certificate(P, candidate, w, Weighted(), 0.2),
+            certificate(P, candidate, w, CategoricalEntropy(), 0.4),
+        )
+        assert (hers.gap - ours.gap).abs().max() <= 1e-10
+        assert torch.equal(hers.infeasibility, ours.infeasibility)
+    assert certificate(P, z, w, Weighted(), 0.2).gap.abs().max() <= 1e-10
+    assert certificate(P, 0.9 * z + 0.1 * z.flip(0), w, Weighted(), 0.2).gap.min() >= 1e-6
+
+
 @pytest.mark.parametrize(
     "regularizer", [Euclidean(), CategoricalEntropy(), BinaryEntropy(), ExponentialFamily()], ids=repr
 )
@@ -72,6 +112,17 @@ def test_solutions_at_the_boundary_of_the_entropy_are_certified() -> None:
         assert certificate(polytopes.cube(4), torch.sigmoid(w / T), w, BinaryEntropy(), T).gap <= 1e-9
     vertex = torch.tensor([0.0, 0.0, 1.0, 0.0], dtype=torch.float64)
     assert certificate(P, vertex, w, CategoricalEntropy()).gap >= 1.0
+
+
+@pytest.mark.parametrize("P", [polytopes.cube(4), polytopes.k_subset(6, 2), polytopes.simplex(5)], ids=repr)
+def test_close_to_the_ends_rounding_is_not_taken_for_a_gap(P: cvxsst.Polytope, generator: torch.Generator) -> None:
+    """At z = 1 - 1e-12 the gradient log z / (1 - z) is off by 1e-4: only the face on which z lies tells."""
+    w = utilities(P, 40, generator=generator)
+    for T in (0.1, 0.05):
+        z = cvxsst.softmax(P, w, BinaryEntropy(), T)
+        gap = certificate(P, z, w, BinaryEntropy(), T).gap / T
+        assert gap.max() <= 1e-10
+        assert gap.min() >= -1e-13, "z is in P: its loss is not negative"
 
 
 def test_the_value_of_gap_is_in_units_of_the_utilities() -> None:

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cvxpy as cp
 import matplotlib as mpl
@@ -19,6 +19,7 @@ import cvxsst
 from cvxsst import cli
 from cvxsst.engines import ENGINES
 from cvxsst.geometry.linear_program import LinearProgram
+from cvxsst.regularizers import Separable
 from cvxsst.testing import assert_valid
 from cvxsst.validation.evidence import Witness, value_status
 from cvxsst.validation.instances import draw
@@ -228,6 +229,50 @@ def test_a_custom_regularizer() -> None:
     assert {"optimal", "value"} <= set(wrong.failed)
 
 
+@dataclasses.dataclass(frozen=True)
+class Quartic(Separable):
+    """sum z^2 / 2 + z^4 / 12, a regularizer of a user's: the library knows nothing of it."""
+
+    steep: ClassVar[bool] = False
+
+    def value(self, z: torch.Tensor) -> torch.Tensor:
+        return z**2 / 2 + z**4 / 12
+
+    def gradient(self, z: torch.Tensor) -> torch.Tensor:
+        return z + z**3 / 3
+
+    def primal(self, u: torch.Tensor) -> torch.Tensor:
+        root = (1.5 * u.abs() + (2.25 * u**2 + 1).sqrt()) ** (1 / 3)
+        return u.sign() * (root - 1 / root)
+
+    def slope(self, z: torch.Tensor) -> torch.Tensor:
+        return 1 / (1 + z**2)
+
+    def divergence(self, z: torch.Tensor, z0: torch.Tensor) -> torch.Tensor:
+        return (z - z0) ** 2 * (6 + z**2 + 2 * z * z0 + 3 * z0**2) / 12
+
+    def curvature_up_to(self, bound: float) -> float:
+        return 1.0
+
+    def expression(self, z: cp.Expression) -> cp.Expression:
+        return cp.sum_squares(z) / 2 + cp.sum(cp.power(z, 4)) / 12
+
+
+@pytest.mark.parametrize("P", [simplex(4), k_subset(5, 2), spanning_tree(4)], ids=repr)
+def test_a_separable_regularizer_of_her_own(P: cvxsst.Polytope) -> None:
+    report = cvxsst.validate("kkt", P, Quartic(), **QUICK)
+    assert report.passed, str(report)
+    assert report.regularizer == "Quartic"
+    assert report.references == ["cvxpylayer", "scs"]
+    assert report["gradient"].kinks < 8
+
+    def euclidean(u: torch.Tensor) -> torch.Tensor:
+        return cvxsst.softmax(P, u, E)
+
+    compared = cvxsst.compare(euclidean, "kkt", P, Quartic(), n=4, temperatures=(1.0,), names=("hers", "kkt"))
+    assert compared.verdicts == {1.0: "hers is wrong"}
+
+
 def test_in_float32_throughout() -> None:
     assert cvxsst.validate(softmax, simplex(4), C, dtype=torch.float32, **QUICK).passed
     report = cvxsst.validate(lambda u: nudged(softmax(u), 1e-3), simplex(4), C, dtype=torch.float32, **QUICK)
@@ -408,6 +453,7 @@ def timeless(report: cvxsst.Report) -> str:
 def test_the_same_seed_gives_the_same_report_and_the_worst_instance_can_be_had_back(failed: cvxsst.Report) -> None:
     again = cvxsst.validate(only_under_masks, simplex(4), C, seed=3, **QUICK)
     assert timeless(again) == timeless(failed)
+    assert all(float(f"{law.error:.9g}") == law.error for law in again.laws), "no digits of rounding"
     other = cvxsst.validate(only_under_masks, simplex(4), C, seed=4, **QUICK)
     assert timeless(other) != timeless(failed)
     worst = failed.worst("value")
@@ -575,6 +621,7 @@ def test_each_masked_instance_has_a_mask_of_its_own() -> None:
     assert len({torch.isinf(drawn.w[i]).numpy().tobytes() for i in rows}) == len(rows)
     others = [i for i in range(48) if i not in rows]
     assert torch.equal(drawn.w[others], plain.w[others]), "masks change nothing else"
+    assert torch.equal(drawn.cotangents, plain.cotangents)
 
 
 @pytest.mark.parametrize("P", [birkhoff(3), k_subset(5, 2), simplex(1), spanning_tree(4)], ids=repr)

@@ -245,11 +245,9 @@ class Difference:
 def _differences(
     other: Answer, answer: Answer, *, allowed: torch.Tensor, allowed_vjp: torch.Tensor, smooth: list[int]
 ) -> list[Difference]:
-    """In z; and in the vjp, relative to its size, where there is one at all (``smooth``)."""
+    """In z; and in the vjp, relative to its size, where it has one without kinks (``smooth``)."""
     words = [why or "the z differ" for why in other.why]
     in_z = Difference(other.z, answer.z, _largest(other.z - answer.z), allowed, words)
-    if not smooth:
-        return [in_z]
     vjp, expected = other.vjp[0], answer.vjp[0]
     errors = torch.zeros(len(vjp), dtype=torch.float64)
     errors[smooth] = (_largest(vjp - expected) / _largest(expected).clamp(min=1.0))[smooth]
