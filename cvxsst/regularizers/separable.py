@@ -110,6 +110,8 @@ class Separable(Regularizer):
             return None
         form, at = P.presolved.form, z.numpy()
         tight = np.flatnonzero(form.h - form.G @ at < TIGHT)
+        if self.steep:  # z reaches an end of the domain by rounding only
+            tight = np.setdiff1d(tight, said_by_domain(P.presolved, self.domain))
         fixed = np.union1d(np.flatnonzero(forbidden.numpy()), P.presolved.fixed)
         rest = np.setdiff1d(np.arange(P.size), fixed)
         face = Face.of(P.presolved, tight).without(fixed, at)
