@@ -124,9 +124,12 @@ class Family:
         bound.apply_defaults()
         arguments = {name: _frozen(name, value) for name, value in bound.arguments.items()}
         key = tuple((type(value), value) for value in arguments.values())  # 4, 4.0 and True are not the same
-        return self._members.get(key, lambda: self._in_use.get(key) or self._declared(key, arguments))
+        P = self._members.get(key, lambda: self._in_use.get(key) or self._declared(arguments))
+        if self._in_use.get(key) is not P:
+            self._in_use[key] = P
+        return P
 
-    def _declared(self, key: tuple, arguments: dict[str, Any]) -> Polytope:
+    def _declared(self, arguments: dict[str, Any]) -> Polytope:
         declared = self.declare(**arguments)
         if not (isinstance(declared, tuple) and len(declared) == 2):
             raise ArgumentTypeError(
@@ -135,7 +138,6 @@ class Family:
             )
         P = Polytope(*declared, name=self._spelled(arguments))
         P.knowledge = Member(self, arguments)
-        self._in_use[key] = P
         return P
 
     def _spelled(self, arguments: dict[str, Any]) -> str:
