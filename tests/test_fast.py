@@ -276,6 +276,21 @@ def test_all_structures_and_empty_batches() -> None:
             z.sum().backward()
 
 
+def test_a_path_answers_nan_all_over_where_too_few_are_allowed(generator: torch.Generator) -> None:
+    """By its own contract, whoever calls it; k of them are just enough."""
+    w = utilities(polytopes.k_subset(6, 3), 3, generator=generator)
+    w[0, 2:], w[1, 3:] = -torch.inf, -torch.inf
+    knowledge = polytopes.k_subset(6, 3).knowledge
+    assert knowledge is not None
+    for regularizer in (Euclidean, CategoricalEntropy, BinaryEntropy, ExponentialFamily):
+        path = knowledge.softmax(regularizer)
+        assert path is not None
+        z = path(w)
+        assert z[0].isnan().all(), regularizer
+        assert (z[1] - torch.tensor([1.0, 1, 1, 0, 0, 0])).abs().max() <= 1e-12, regularizer
+        assert (z[2] - path(w[2])).abs().max() <= 1e-12, regularizer
+
+
 class Transfers(TorchDispatchMode):
     """Counts the values that leave a tensor for Python."""
 

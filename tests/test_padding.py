@@ -120,6 +120,7 @@ def test_batches_of_any_shape_and_dtype(generator: torch.Generator) -> None:
     w = utilities(P, 2, 3, generator=generator).float()
     filled = padded(P, w, lengths)
     assert filled.dtype == torch.float32
+    assert padded(P, w.half(), lengths).dtype == torch.float16
     assert torch.equal(filled[0, 1], padded(P, w[0, 1], torch.tensor(4)))
     assert padded(P, w[:, :0], lengths[:, :0]).shape == (2, 0, 15)
 
