@@ -31,7 +31,7 @@ import torch
 from cvxsst import ExponentialFamily, polytope
 from cvxsst.family import Padding
 from cvxsst.values import holds
-from polytopes import _laplacian
+from polytopes import _cuts, _laplacian
 from polytopes._arguments import require_flag, require_size
 from polytopes._programs import finite, possible
 from polytopes.spanning_tree import unit_flows
@@ -257,6 +257,17 @@ def matrix_tree(u: torch.Tensor, n: int, single_child: bool = False) -> torch.Te
     malus = root_malus(u)
     A = possible(_laplacian.log_partition(finite(u - malus))) + malus[..., 0, 0]
     return A.where(has_one_child(_laplacian.softmax(finite(u.detach() - malus)))[..., 0, 0], -torch.inf).to(u.dtype)
+
+
+@arborescence.facets
+def arcs_within(z: torch.Tensor, n: int, single_child: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """z(arcs inside S) <= |S| - 1 for a most violated S without the root (Edmonds 1967): as every node has one head, an
+    arc enters S. ``(B, n, n)`` to ``(B, K, n, n)`` and ``(B, K)``."""
+    if n < 3:
+        return z.new_zeros(len(z), 0, n, n), z.new_zeros(len(z), 0)
+    both = (z + z.mT)[:, 1:, 1:] * (1 - torch.eye(n - 1).to(z))
+    S = torch.nn.functional.pad(_cuts.crowded(both), (1, 0))
+    return S[..., :, None] & S[..., None, :], S.sum(2) - 1
 
 
 @arborescence.padding

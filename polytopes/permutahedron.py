@@ -138,6 +138,19 @@ def _blocks(s: torch.Tensor, entropic: bool) -> torch.Tensor:
         block = torch.nn.functional.pad(first, (1, 0)).cummax(-1).values
 
 
+@permutahedron.facets
+def best_ranks(z: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """sum over S of z_i <= n + (n - 1) + ... (|S| terms), |S| < n, for a most violated S (Rado 1952): for each |S| it is
+    the largest entries. ``(B, n)`` to ``(B, K, n)`` and ``(B, K)``."""
+    if n < 2:
+        return z.new_zeros(len(z), 0, n), z.new_zeros(len(z), 0)
+    order = z.argsort(dim=1, descending=True)
+    most = torch.arange(n, 0, -1, device=z.device).to(z).cumsum(0)
+    size = (z.gather(1, order).cumsum(1) - most)[:, :-1].argmax(1)
+    chosen = torch.arange(n, device=z.device) <= size[:, None]
+    return torch.zeros_like(z).scatter(1, order, chosen.to(z))[:, None], most[size][:, None]
+
+
 @permutahedron.padding
 def ranks_are_never_0(n: int) -> Padding:
     raise ValueError(

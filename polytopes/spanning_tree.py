@@ -28,7 +28,7 @@ from scipy.sparse.csgraph import connected_components
 
 from cvxsst import ExponentialFamily, polytope
 from cvxsst.family import Padding
-from polytopes import _laplacian
+from polytopes import _cuts, _laplacian
 from polytopes._arguments import chainable, require_edges, require_size
 from polytopes._programs import IMPOSSIBLE, finite, possible
 
@@ -164,6 +164,16 @@ def edge_probabilities(u: torch.Tensor, n: int, edges: Edges | None, ends: torch
 def kirchhoff(u: torch.Tensor, n: int, edges: Edges | None, ends: torch.Tensor) -> torch.Tensor:
     """A(u): log of the sum over all spanning trees of exp <u, z>, ``(*batch, E)`` to ``(*batch,)``."""
     return possible(_laplacian.log_partition(_both_ways(u, n, ends))).to(u.dtype)
+
+
+@spanning_tree.facets
+def forests(z: torch.Tensor, n: int, edges: Edges | None, ends: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """z(edges inside S) <= |S| - 1 for a most violated S (Edmonds 1970); ``(B, E)`` to ``(B, K, E)`` and ``(B, K)``."""
+    i, j = ends
+    both = z.new_zeros(len(z), n, n)
+    both[:, i, j] = both[:, j, i] = z
+    S = _cuts.crowded(both)
+    return _cuts.inside(S, i, j), S.sum(2) - 1
 
 
 @spanning_tree.padding
