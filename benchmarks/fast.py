@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import statistics
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,16 +29,25 @@ import cvxsst
 import polytopes
 from benchmarks.measuring import (
     RESULTS,
+    Batch,
     Measurement,
+    Rounds,
     Solve,
-    errors,
+    Threads,
+    beside,
+    built,
     forward,
-    forward_and_backward,
+    measured,
+    normal,
+    on_threads,
+    peer,
     print_markdown,
     print_table,
-    save,
-    take_turns,
+    save_measurements,
+    softmax_by,
 )
+from cvxsst.engines import ENGINES
+from cvxsst.installed import require
 
 EUCLIDEAN, CATEGORICAL, BINARY = cvxsst.Euclidean(), cvxsst.CategoricalEntropy(), cvxsst.BinaryEntropy()
 FAMILY = cvxsst.ExponentialFamily()
@@ -53,20 +61,20 @@ class Case:
 
     P: cvxsst.Polytope
     regularizer: cvxsst.Regularizer | None
-    peers: dict[str, Callable[[int], Solve]] = field(default_factory=dict)
+    peers: Mapping[str, Callable[[int], Solve]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        return f"{self.P!r} {type(self.regularizer).__name__ if self.regularizer is not None else 'argmax'}"
+        return f"{self.P!r} {self.regularizer.name if self.regularizer is not None else 'argmax'}"
 
     def ours(self, engine: str) -> Solve:
         if self.regularizer is None:
             return lambda u: cvxsst.argmax(self.P, u, engine=engine)
-        return lambda u: cvxsst.softmax(self.P, u, self.regularizer, engine=engine)  # type: ignore[arg-type]
+        return softmax_by(engine, self.P, self.regularizer)
 
 
 def sparsemax(n: int) -> Solve:
-    package = import_module("entmax")
+    package = peer("entmax")
     return lambda u: package.sparsemax(u, -1)
 
 
@@ -84,7 +92,7 @@ def unrolled_sinkhorn(n: int) -> Solve:
 
 def pot_sinkhorn(n: int) -> Solve:
     """POT's batched solver to a marginal tolerance of 1e-10, differentiated by autograd."""
-    package = import_module("ot.batch")
+    package = peer("ot.batch")
 
     def solve(u: torch.Tensor) -> torch.Tensor:
         ones = u.new_ones(len(u), n)
@@ -132,7 +140,7 @@ def torch_struct(distribution: str, answer: str = "marginals") -> Callable[[int]
     """Dependency trees: arcs between words, and those from the root on the diagonal."""
 
     def build(n: int) -> Solve:
-        package = import_module("torch_struct")
+        package = peer("torch_struct")
 
         def solve(u: torch.Tensor) -> torch.Tensor:
             scores = u[:, 1:, 1:].masked_fill(torch.eye(n - 1, dtype=torch.bool), 0.0) + torch.diag_embed(u[:, 0, 1:])
@@ -207,58 +215,35 @@ def cases() -> Iterator[Case]:
         yield Case(polytopes.projective_tree(n), None, {"torch-struct": torch_struct("DependencyCRF", "argmax")})
 
 
-def measure(case: Case, batch: int, rounds: int, seed: int) -> list[Measurement]:
-    generator = torch.Generator().manual_seed(seed)
-    u, g = (torch.randn(batch, *case.P.shape, generator=generator, dtype=torch.float64) for _ in range(2))
-    solvers = {OURS: case.ours("fast")}
-    if case.regularizer is not None and cvxsst.engines.ENGINES["kkt"].supports(case.P, case.regularizer):
-        solvers[KKT] = case.ours("kkt")
+def measure(case: Case, batch: int, rounds: int, seed: int, missing: dict[str, str]) -> list[Measurement]:
+    u, g = normal(2, batch, *case.P.shape, seed=seed)
+    ours = {OURS: case.ours("fast")}
+    if case.regularizer is not None and ENGINES["kkt"].supports(case.P, case.regularizer):
+        ours[KKT] = case.ours("kkt")
     n = case.P.arguments["n"]
-    for name, build in case.peers.items():
-        try:
-            solvers[name] = build(n)
-        except ImportError:
-            continue
-    if case.regularizer is None:
-        return _measure_argmax(case, solvers, u, rounds)
-    measurements: dict[str, Measurement] = {}
-    timed: dict[str, Callable[[], tuple]] = {}
-    truth = forward_and_backward(solvers[OURS], u, g)[:2]
-    for name, solve in solvers.items():
-        z, gradient, _ = forward_and_backward(solve, u, g)
-        measurements[name] = Measurement(case.name, name, [], *errors(z, gradient, *truth))
-        timed[name] = partial(forward_and_backward, solve, u, g)
-    take_turns(measurements, timed, rounds)
-    return list(measurements.values())
+    solvers = ours | built({name: partial(build, n) for name, build in case.peers.items()}, missing)
+    if case.regularizer is not None:
+        return beside(case.name, solvers, solvers[OURS], u, g, rounds)
+    runs = {name: partial(forward, solve, u) for name, solve in solvers.items()}
+    (best, _) = forward(solvers[OURS], u)
+    return measured(case.name, runs, lambda z: (((best - z) * u).flatten(1).sum(1).abs().max().item(), 0.0), rounds)
 
 
-def _measure_argmax(case: Case, solvers: dict[str, Solve], u: torch.Tensor, rounds: int) -> list[Measurement]:
-    measurements: dict[str, Measurement] = {}
-    timed: dict[str, Callable[[], tuple]] = {}
-    best = (forward(solvers[OURS], u)[0] * u).flatten(1).sum(1)
-    for name, solve in solvers.items():
-        short = (best - (forward(solve, u)[0] * u).flatten(1).sum(1)).abs().max().item()
-        measurements[name] = Measurement(case.name, name, [], short, 0.0)
-        timed[name] = partial(forward, solve, u)
-    take_turns(measurements, timed, rounds)
-    return list(measurements.values())
-
-
-def run_cases(batch: int, rounds: int, seed: int) -> tuple[list[Measurement], list[str]]:
+def run_cases(batch: int, rounds: int, seed: int, missing: dict[str, str]) -> tuple[list[Measurement], list[str]]:
     """All measurements, and the names of the solvers in the order of their columns."""
     found: list[Measurement] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the peers' deprecations
         for case in track(list(cases()), "measuring", console=Console(stderr=True)):
-            found.extend(measure(case, batch, rounds, seed))
+            found.extend(measure(case, batch, rounds, seed, missing))
     return found, list(dict.fromkeys([OURS, KKT, *(m.solver for m in found)]))
 
 
 def bench(
     output: Annotated[Path, typer.Option(help="Where to save the plot.")] = Path("bench.png"),
-    batch: Annotated[int, typer.Option(min=1)] = 128,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; the median is reported.")] = 9,
-    threads: Annotated[int, typer.Option(min=1)] = 2,
+    batch: Batch = 128,
+    rounds: Rounds = 9,
+    threads: Threads = 2,
     seed: int = 0,
 ) -> list[Measurement]:
     """Time the fast paths beside the kkt engine and the peers that are installed; a minute or two.
@@ -269,19 +254,15 @@ def bench(
     - `cvxsst bench`
     - `cvxsst bench --batch 1024 --rounds 3 --output times.png`
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ValueError("the plot needs matplotlib: pip install 'cvxsst[plot]'") from None
+    require("matplotlib.figure", "cvxsst[plot]")
+    from matplotlib.figure import Figure
+
     if not output.parent.is_dir():
         raise ValueError(f"--output: no such directory: {output.parent}")
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        found, solvers = run_cases(batch, rounds, seed)
-    finally:
-        torch.set_num_threads(before)
-    print_table(found, solvers)
+    missing: dict[str, str] = {}
+    with on_threads(threads):
+        found, solvers = run_cases(batch, rounds, seed, missing)
+    print_table(found, solvers, missing)
     figure = Figure(figsize=(9, 0.3 * len({m.case for m in found}) + 1), dpi=130, layout="constrained")
     draw(figure, found, solvers)
     figure.savefig(output)
@@ -305,16 +286,11 @@ def draw(figure: Any, found: list[Measurement], solvers: list[str]) -> Any:
 
 
 @app.command()
-def run(
-    batch: Annotated[int, typer.Option(min=1)] = 128,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; the median is reported.")] = 9,
-    threads: Annotated[int, typer.Option(min=1)] = 2,
-    seed: int = 0,
-) -> None:
+def run(batch: Batch = 128, rounds: Rounds = 9, threads: Threads = 2, seed: int = 0) -> None:
     """The table and the plot of `cvxsst bench`, kept in `benchmarks/results`."""
     RESULTS.mkdir(exist_ok=True)
     found = bench(RESULTS / "fast.png", batch, rounds, threads, seed)
-    save("fast", [asdict(m) for m in found], batch=batch, threads=threads, seed=seed)
+    save_measurements("fast", found, batch=batch, threads=threads, seed=seed)
 
 
 @app.command()
@@ -324,4 +300,6 @@ def table() -> None:
 
 
 if __name__ == "__main__":
-    app()
+    from cvxsst.cli import main
+
+    main(app)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from typing import Annotated
 
@@ -29,15 +28,23 @@ import cvxsst
 import polytopes
 from benchmarks.measuring import (
     RESULTS,
+    Batch,
     Measurement,
-    errors,
+    Rounds,
+    Threads,
+    beside,
+    built,
     forward_and_backward,
+    normal,
+    on_threads,
     print_markdown,
     print_table,
     save,
-    take_turns,
+    save_measurements,
+    softmax_by,
 )
-from benchmarks.peers import PEERS, NotApplicableError
+from benchmarks.peers import PEERS
+from cvxsst.installed import require
 from cvxsst.regularizers import Separable
 
 EUCLIDEAN, CATEGORICAL, BINARY = cvxsst.Euclidean(), cvxsst.CategoricalEntropy(), cvxsst.BinaryEntropy()
@@ -60,48 +67,25 @@ CASES: list[tuple[cvxsst.Polytope, Separable]] = [
 app = typer.Typer(help=__doc__, rich_markup_mode=None)
 
 
-def measure(P: cvxsst.Polytope, regularizer: Separable, batch: int, rounds: int, seed: int) -> list[Measurement]:
-    generator = torch.Generator().manual_seed(seed)
-    u, g = (torch.randn(batch, P.size, generator=generator, dtype=torch.float64) for _ in range(2))
-    name = f"{P!r} {type(regularizer).__name__}"
-    reference_z, reference_gradient = _reference(P, regularizer, u, g)
-    solvers, measurements = {}, {}
-    for peer, build in PEERS.items():
-        try:
-            solvers[peer] = build(P, regularizer)
-            z, gradient, _ = forward_and_backward(solvers[peer], u, g)  # also a warm-up
-        except NotApplicableError:
-            solvers.pop(peer, None)
-            continue
-        measurements[peer] = Measurement(name, peer, [], *errors(z, gradient, reference_z, reference_gradient))
-    take_turns(
-        measurements, {peer: partial(forward_and_backward, solve, u, g) for peer, solve in solvers.items()}, rounds
-    )
-    return list(measurements.values())
-
-
-def _reference(P, regularizer, u: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """z and gradient of the refined, certified reference engine."""
-    leaf = u.clone().requires_grad_()
-    z = cvxsst.softmax(P, leaf.reshape(-1, *P.shape), regularizer, engine="cvxpylayer").flatten(1)
-    (gradient,) = torch.autograd.grad(z, leaf, g)
-    return z.detach(), gradient
+def measure(
+    P: cvxsst.Polytope, regularizer: Separable, batch: int, rounds: int, seed: int, missing: dict[str, str]
+) -> list[Measurement]:
+    u, g = normal(2, batch, P.size, seed=seed)
+    solvers = built({peer: partial(build, P, regularizer) for peer, build in PEERS.items()}, missing)
+    reference = softmax_by("cvxpylayer", P, regularizer)
+    return beside(f"{P!r} {regularizer.name}", solvers, reference, u, g, rounds)
 
 
 @app.command()
-def peers(
-    batch: Annotated[int, typer.Option(min=1)] = 128,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; the median is reported.")] = 5,
-    threads: Annotated[int, typer.Option(min=1)] = 2,
-    seed: int = 0,
-) -> None:
+def peers(batch: Batch = 128, rounds: Rounds = 5, threads: Threads = 2, seed: int = 0) -> None:
     """The table: milliseconds of forward and backward, and how many times as long as the kkt engine."""
-    torch.set_num_threads(threads)
     found: list[Measurement] = []
-    for P, regularizer in track(CASES, "measuring", console=Console(stderr=True)):
-        found.extend(measure(P, regularizer, batch, rounds, seed))
-    print_table(found, list(PEERS))
-    save("kkt_peers", [asdict(m) for m in found], batch=batch, threads=threads, seed=seed)
+    missing: dict[str, str] = {}
+    with on_threads(threads):
+        for P, regularizer in track(CASES, "measuring", console=Console(stderr=True)):
+            found.extend(measure(P, regularizer, batch, rounds, seed, missing))
+    print_table(found, list(PEERS), missing)
+    save_measurements("kkt_peers", found, batch=batch, threads=threads, seed=seed)
 
 
 @app.command()
@@ -110,30 +94,37 @@ def table() -> None:
     print_markdown("kkt_peers", list(PEERS))
 
 
-@app.command()
-def scaling(threads: Annotated[int, typer.Option(min=1)] = 2, seed: int = 0) -> None:
-    """Time of the kkt engine against n (batch 128) and against the batch (1 to 4096)."""
-    from matplotlib.figure import Figure
+Series = dict[str, list[tuple[int, float]]]  # by name: n or the batch, and milliseconds
 
-    torch.set_num_threads(threads)
-    generator = torch.Generator().manual_seed(seed)
+
+@app.command()
+def scaling(threads: Threads = 2, seed: int = 0) -> None:
+    """Time of the kkt engine against n (batch 128) and against the batch (1 to 4096)."""
+    require("matplotlib", "cvxsst[plot]")
     families: dict[str, tuple[Callable[[int], cvxsst.Polytope], Separable, tuple[int, ...]]] = {
         "birkhoff, Euclidean": (polytopes.birkhoff, EUCLIDEAN, (3, 5, 10, 20, 40)),
         "birkhoff, categorical": (polytopes.birkhoff, CATEGORICAL, (3, 5, 10, 20, 40)),
         "k_subset(n, n / 5), Euclidean": (lambda n: polytopes.k_subset(n, n // 5), EUCLIDEAN, (10, 50, 250, 1250)),
         "spanning_tree, binary": (polytopes.spanning_tree, BINARY, (4, 6, 8, 10, 12)),
     }
-    by_n: dict[str, list[tuple[int, float]]] = {}
-    by_batch: dict[str, list[tuple[int, float]]] = {}
-    for name, (family, regularizer, sizes) in families.items():
-        by_n[name] = [(n, _time(family(n), regularizer, 128, generator)) for n in sizes]
-        P = family(10)
-        by_batch[name] = [(B, _time(P, regularizer, B, generator)) for B in (1, 8, 64, 512, 4096)]
+    by_n: Series = {}
+    by_batch: Series = {}
+    with on_threads(threads):
+        for name, (family, regularizer, sizes) in families.items():
+            by_n[name] = [(n, _time(family(n), regularizer, 128, seed)) for n in sizes]
+            by_batch[name] = [(B, _time(family(10), regularizer, B, seed)) for B in (1, 8, 64, 512, 4096)]
     shown = Table("", "ms at (n or batch)", title="forward + backward of the kkt engine")
     for title, series in (("n, batch 128", by_n), ("batch, n = 10", by_batch)):
         for name, points in series.items():
             shown.add_row(f"{name}: {title}", "  ".join(f"{x}: {ms:.3g}" for x, ms in points))
     Console(width=160).print(shown)
+    _draw(by_n, by_batch)
+    save("kkt_scaling", {"n": by_n, "batch": by_batch}, threads=threads, seed=seed)
+
+
+def _draw(by_n: Series, by_batch: Series) -> None:
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(10, 4), dpi=130, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, series, label in ((left, by_n, "n (batch 128)"), (right, by_batch, "batch (n = 10)")):
@@ -145,12 +136,11 @@ def scaling(threads: Annotated[int, typer.Option(min=1)] = 2, seed: int = 0) -> 
     right.legend(fontsize=8)
     RESULTS.mkdir(exist_ok=True)
     figure.savefig(RESULTS / "kkt_scaling.png")
-    save("kkt_scaling", {"n": by_n, "batch": by_batch}, threads=threads, seed=seed)
 
 
-def _time(P: cvxsst.Polytope, regularizer: Separable, batch: int, generator: torch.Generator) -> float:
-    u, g = (torch.randn(batch, P.size, generator=generator, dtype=torch.float64) for _ in range(2))
-    solve = PEERS["cvxsst kkt"](P, regularizer)
+def _time(P: cvxsst.Polytope, regularizer: Separable, batch: int, seed: int) -> float:
+    u, g = normal(2, batch, P.size, seed=seed)
+    solve = softmax_by("kkt", P, regularizer)
     return statistics.median([forward_and_backward(solve, u, g)[2] for _ in range(4)][1:])
 
 
@@ -163,7 +153,7 @@ def stress(instances: Annotated[int, typer.Option(min=1)] = 10_000, seed: int = 
         (P, regularizer)
         for P in (family(*example) for family in families for example in family.examples)
         for regularizer in (EUCLIDEAN, CATEGORICAL, BINARY)
-        if not (regularizer is BINARY and float(P.bounds[1].max(initial=0)) > 1)
+        if _is_defined(P, regularizer)
     ]
     each, failed = -(-instances // len(problems)), 0
     for P, regularizer in track(problems, "solving"):
@@ -173,6 +163,14 @@ def stress(instances: Annotated[int, typer.Option(min=1)] = 10_000, seed: int = 
             failed += 1
             print(f"{P!r} {regularizer!r}: |w| {w[i].abs().max():.1e}, T {T[i]:.1e}, residual {info.residual[i]:.1e}")
     print(f"{each * len(problems)} instances, {failed} failed")
+
+
+def _is_defined(P: cvxsst.Polytope, regularizer: Separable) -> bool:
+    try:
+        regularizer.require_domain(P)
+    except ValueError:
+        return False
+    return True
 
 
 def extreme_instances(P: cvxsst.Polytope, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -185,4 +183,6 @@ def extreme_instances(P: cvxsst.Polytope, n: int, generator: torch.Generator) ->
 
 
 if __name__ == "__main__":
-    app()
+    from cvxsst.cli import main
+
+    main(app)

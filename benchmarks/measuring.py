@@ -10,16 +10,28 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
+import typer
 from rich.console import Console
 from rich.table import Table
 
+import cvxsst
+from cvxsst.installed import require
+
 Solve = Callable[[torch.Tensor], torch.Tensor]
+
+Batch = Annotated[int, typer.Option(min=1)]
+Rounds = Annotated[int, typer.Option(min=1, help="Timed rounds; the median is reported.")]
+Threads = Annotated[int, typer.Option(min=1)]
 
 RESULTS = Path(__file__).parent / "results"
 # An answer is wrong when in its worst instance z is off by more, or the gradient by more relative to its norm.
@@ -28,6 +40,58 @@ ONCE_IS_ENOUGH = 3000.0  # milliseconds
 PACKAGES = (
     "cvxsst torch numpy scipy cvxpy cvxpylayers diffcp moreau proxsuite entmax pot torch-struct networkx".split()  # noqa: SIM905
 )
+
+
+class NotApplicableError(Exception):
+    """The peer does not solve this kind of problem."""
+
+
+def peer(module: str) -> Any:
+    """A module of the extra ``benchmarks``.
+
+    Raises:
+        ModuleNotFoundError: it is not installed, with the cure.
+    """
+    require(module, "cvxsst[benchmarks]")
+    return import_module(module)
+
+
+def built(builders: Mapping[str, Callable[[], Solve]], missing: dict[str, str]) -> dict[str, Solve]:
+    """The solvers that apply; why others are missing is noted by name."""
+    solvers = {}
+    for name, build in builders.items():
+        try:
+            solvers[name] = build()
+        except NotApplicableError:
+            continue
+        except ImportError as error:
+            missing[name] = str(error)
+    return solvers
+
+
+def softmax_by(engine: str, P: cvxsst.Polytope, regularizer: cvxsst.Regularizer) -> Solve:
+    """The library's own softmax, utilities flat or not."""
+
+    def solve(u: torch.Tensor) -> torch.Tensor:
+        return cvxsst.softmax(P, u.reshape(-1, *P.shape), regularizer, engine=engine).reshape(u.shape)
+
+    return solve
+
+
+def normal(count: int, *shape: int, seed: int) -> tuple[torch.Tensor, ...]:
+    """So many tensors of standard normal numbers, in double precision."""
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(*shape, generator=generator, dtype=torch.float64) for _ in range(count))
+
+
+@contextmanager
+def on_threads(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass
@@ -61,20 +125,42 @@ def forward(solve: Solve, u: torch.Tensor) -> tuple[torch.Tensor, float]:
     return z, 1e3 * (time.perf_counter() - start)
 
 
-def errors(z: torch.Tensor, gradient: torch.Tensor, true_z: torch.Tensor, true_gradient: torch.Tensor):
+def errors(true_z: torch.Tensor, true_gradient: torch.Tensor, z: torch.Tensor, gradient: torch.Tensor):
     """Of z, and of the gradient relative to its norm, in the worst instance."""
     scale = true_gradient.flatten(1).norm(dim=1).clamp_min(1e-3)
     off = ((gradient - true_gradient).flatten(1).norm(dim=1) / scale).max().item()
     return (z - true_z).abs().max().item(), off
 
 
-def take_turns(measurements: dict[str, Measurement], timed: dict[str, Callable[[], tuple]], rounds: int) -> None:
-    """Fill in the milliseconds: ``timed`` returns them last."""
+def measured(
+    case: str,
+    runs: Mapping[str, Callable[[], tuple]],
+    judge: Callable[..., tuple[float, float]],
+    rounds: int,
+) -> list[Measurement]:
+    """A measurement of each solver.
+
+    Args:
+        case: its name.
+        runs: by solver; each returns its answer and, last, the milliseconds it took.
+        judge: the errors of z and of the gradient, from an answer.
+        rounds: in which the solvers take turns, after one to warm up and to be judged.
+    """
+    found = {name: Measurement(case, name, [], *judge(*run()[:-1])) for name, run in runs.items()}
     for _ in range(rounds):
-        for name, run in timed.items():
-            times = measurements[name].milliseconds
+        for name, run in runs.items():
+            times = found[name].milliseconds
             if not times or times[0] <= ONCE_IS_ENOUGH:
                 times.append(run()[-1])
+    return list(found.values())
+
+
+def beside(
+    case: str, solvers: Mapping[str, Solve], truth: Solve, u: torch.Tensor, g: torch.Tensor, rounds: int
+) -> list[Measurement]:
+    """Forward and backward of each solver; z and gradient judged by those of ``truth``."""
+    runs = {name: partial(forward_and_backward, solve, u, g) for name, solve in solvers.items()}
+    return measured(case, runs, partial(errors, *forward_and_backward(truth, u, g)[:2]), rounds)
 
 
 def ratios(found: Sequence[Measurement], solver: str, first: str) -> dict[str, float]:
@@ -112,14 +198,15 @@ def summary(found: Sequence[Measurement], solvers: Sequence[str]) -> list[str]:
     return lines
 
 
-def print_table(found: Sequence[Measurement], solvers: Sequence[str], title: str = "forward + backward, ms") -> None:
-    shown = Table(title=f"{title} (in brackets: times {solvers[0]}; wrong: errors of z and gradient)")
+def print_table(found: Sequence[Measurement], solvers: Sequence[str], missing: Mapping[str, str]) -> None:
+    """The measurements, what they say in the mean, and which solvers are missing, why."""
+    shown = Table(title=f"forward + backward, ms (in brackets: times {solvers[0]}; wrong: errors of z and gradient)")
     for header in ("case", *solvers):
         shown.add_column(header, justify="left" if header == "case" else "right")
     for row in rows(found, solvers):
         shown.add_row(*row)
     Console(width=max(80, 40 + 24 * len(solvers))).print(shown)
-    print("\n".join(summary(found, solvers)))
+    print("\n".join([*summary(found, solvers), *(f"not measured: {name}: {why}" for name, why in missing.items())]))
 
 
 def print_markdown(name: str, solvers: Sequence[str] | None = None) -> None:
@@ -134,6 +221,10 @@ def print_markdown(name: str, solvers: Sequence[str] | None = None) -> None:
     for line in summary(found, solvers):
         print(f"- {line}")
     print(f"\n{saved['about']}")
+
+
+def save_measurements(name: str, found: Sequence[Measurement], **configuration: object) -> None:
+    save(name, [asdict(measurement) for measurement in found], **configuration)
 
 
 def save(name: str, results: object, **configuration: object) -> None:

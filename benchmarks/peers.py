@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from importlib import import_module
+from functools import partial
 from typing import Any
 
 import cvxpy as cp
@@ -18,20 +18,8 @@ import torch
 from cvxpylayers.torch import CvxpyLayer
 
 import cvxsst
+from benchmarks.measuring import NotApplicableError, Solve, peer, softmax_by
 from cvxsst.regularizers import Separable
-
-Solve = Callable[[torch.Tensor], torch.Tensor]
-
-
-class NotApplicableError(Exception):
-    """The peer does not solve this kind of problem, or is not installed."""
-
-
-def _module(name: str) -> Any:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise NotApplicableError(f"{name} is not installed") from error
 
 
 def _program(P: cvxsst.Polytope, regularizer: Separable) -> tuple[cp.Problem, cp.Variable, cp.Parameter]:
@@ -63,7 +51,7 @@ def cvxpylayer_clarabel(P: cvxsst.Polytope, regularizer: Separable) -> Solve:
 
 def moreau(P: cvxsst.Polytope, regularizer: Separable) -> Solve:
     """Moreau's interior point method, called directly (its automatic choice may return infeasible points)."""
-    package, torch_package = _module("moreau"), _module("moreau.torch")
+    package, torch_package = peer("moreau"), peer("moreau.torch")
     problem, x, u = _program(P, regularizer)
     u.value = np.zeros(P.size)
     data, _, _ = problem.get_problem_data(cp.CLARABEL)
@@ -99,39 +87,34 @@ def _is_upper(matrix: sp.csr_array) -> bool:
     return sp.tril(matrix, -1).nnz == 0
 
 
-def _require_euclidean(regularizer: Separable, P: cvxsst.Polytope) -> None:
-    if not isinstance(regularizer, cvxsst.Euclidean):
+def _quadratic_program(P: cvxsst.Polytope, regularizer: Separable) -> tuple[torch.Tensor, ...]:
+    """Q, G, h, A, b of  min <z, Q z> / 2 - <u, z>  over  G z <= h, A z = b."""
+    if not regularizer.is_quadratic:
         raise NotApplicableError("solves quadratic programs only")
     if P.presolved.form.lifted:
         raise NotApplicableError("needs a strictly convex objective")
+    form = P.presolved.form
+    G, h, A, b = (torch.from_numpy(a) for a in (form.G.toarray(), form.h, form.A.toarray(), form.b))
+    return torch.eye(P.size, dtype=torch.float64), G, h, A, b
 
 
 def qpth(P: cvxsst.Polytope, regularizer: Separable) -> Solve:
     """qpth (Amos and Kolter 2017): batched dense primal-dual interior point."""
-    _require_euclidean(regularizer, P)
-    package, form = _module("qpth.qp"), P.presolved.form
-    Q = torch.eye(P.size, dtype=torch.float64)
-    G, h, A, b = (torch.from_numpy(a) for a in (form.G.toarray(), form.h, form.A.toarray(), form.b))
+    Q, G, h, A, b = _quadratic_program(P, regularizer)
+    package = peer("qpth.qp")
     return lambda values: package.QPFunction(verbose=-1, check_Q_spd=False)(Q, -values, G, h, A, b)
 
 
 def proxsuite(P: cvxsst.Polytope, regularizer: Separable) -> Solve:
     """ProxQP's layer (Bambade et al. 2024)."""
-    _require_euclidean(regularizer, P)
-    package, form = _module("proxsuite.torch.qplayer"), P.presolved.form
-    Q = torch.eye(P.size, dtype=torch.float64)
-    G, h, A, b = (torch.from_numpy(a) for a in (form.G.toarray(), form.h, form.A.toarray(), form.b))
+    Q, G, h, A, b = _quadratic_program(P, regularizer)
+    package = peer("proxsuite.torch.qplayer")
     low = torch.full_like(h, -1e20)
     return lambda values: package.QPFunction()(Q, -values, A, b, G, low, h)[0]
 
 
-def cvxsst_kkt(P: cvxsst.Polytope, regularizer: Separable) -> Solve:
-    """This library's engine."""
-    return lambda values: cvxsst.softmax(P, values.reshape(-1, *P.shape), regularizer, engine="kkt").flatten(1)
-
-
 PEERS: dict[str, Callable[[cvxsst.Polytope, Separable], Solve]] = {
-    "cvxsst kkt": cvxsst_kkt,
+    "cvxsst kkt": partial(softmax_by, "kkt"),
     "CvxpyLayer": cvxpylayer,
     "CvxpyLayer, Clarabel": cvxpylayer_clarabel,
     "Moreau ipm": moreau,

@@ -332,10 +332,10 @@ def _add_commands() -> None:
 _add_commands()
 
 
-def main() -> None:
+def main(commands: typer.Typer = app) -> None:
     """Run the command line; a user's error is one line on stderr and exit status 1, not a traceback."""
     try:
-        app()
+        commands()
     except (ValueError, ConvergenceError, OSError, ModuleNotFoundError) as error:
         Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}")
         sys.exit(1)

@@ -2,11 +2,15 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
-from benchmarks import fast
+import cvxsst
+import polytopes
+from benchmarks import fast, measuring
 from cvxsst import cli
 
 OWN = """
@@ -45,6 +49,21 @@ def test_list_names_the_whole_zoo(monkeypatch, capsys) -> None:
     assert status == 0
     for name in cli.installed_families():
         assert f"| {name}(" in out
+
+
+def test_the_engines_listed_are_those_that_solve(generator: torch.Generator) -> None:
+    """By the name in the cell, and where there is none not even by ``engine="auto"``."""
+    for family in cli.installed_families().values():
+        P = family(*family.examples[0])
+        w = torch.randn(2, *P.shape, generator=generator, dtype=torch.float64)
+        for f in cli.REGULARIZERS:
+            name = cli._engine_cell(P, f)
+            if name == "-":
+                with pytest.raises(ValueError, match=f.name):
+                    cvxsst.softmax(P, w, f)
+            else:
+                z = cvxsst.softmax(P, w, f, engine=name)
+                assert (z - cvxsst.softmax(P, w, f)).abs().max() <= 1e-12
 
 
 def test_audit_passes_and_fails_with_the_exit_status(monkeypatch, capsys, own: str) -> None:
@@ -106,6 +125,39 @@ def test_bench_prints_a_table_and_saves_a_plot(monkeypatch, capsys, tmp_path) ->
     assert first.name in out
     assert "cvxsst kkt" in out
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_peers_that_are_missing_are_named_and_those_that_do_not_apply_are_not(monkeypatch, capsys, tmp_path) -> None:
+    def applies_elsewhere(n: int) -> measuring.Solve:
+        raise measuring.NotApplicableError
+
+    peers = {"ghost": lambda n: measuring.peer("no_such.package"), "elsewhere": applies_elsewhere}
+    first = replace(next(fast.cases()), peers=peers)
+    monkeypatch.setattr(fast, "cases", lambda: iter([first]))
+    status, out, _ = run(monkeypatch, capsys, "bench", "--batch", "4", "--rounds", "1", "--output", f"{tmp_path}/a.png")
+    assert status == 0
+    assert "not measured: ghost: this needs no_such.package, which is not installed: pip install" in out
+    assert "elsewhere" not in out
+
+
+@pytest.mark.parametrize("argmax", [False, True])
+def test_a_wrong_peer_is_told(argmax: bool) -> None:
+    """What is off by a hundredth in z, or by a tenth in the gradient, of softmax and argmax."""
+    P = polytopes.simplex(4)
+
+    def far_in_value(n: int) -> measuring.Solve:
+        return lambda u: (cvxsst.argmax(P, u) if argmax else cvxsst.softmax(P, u)) - 0.01 * torch.ones(4)
+
+    def far_in_gradient(n: int) -> measuring.Solve:
+        return lambda u: (z := cvxsst.softmax(P, u)).detach() + 1.1 * (z - z.detach())
+
+    peers = {"value": far_in_value} | ({} if argmax else {"gradient": far_in_gradient})
+    case = fast.Case(P, None if argmax else cvxsst.Euclidean(), peers)
+    found = {m.solver: m for m in fast.measure(case, batch=3, rounds=2, seed=0, missing={})}
+    assert all(len(m.milliseconds) == 2 for m in found.values())
+    assert found.pop(fast.OURS).right
+    assert argmax or found.pop(fast.KKT).right
+    assert not any(m.right for m in found.values())
 
 
 def test_bench_complains_before_it_measures(monkeypatch, capsys, tmp_path) -> None:
