@@ -18,7 +18,7 @@ The derivative R = dA / dw, by which z = w R, is found on the way back:
 
 in which errors stay in proportion to 1 / w, hence small in z. Each is n steps of O(n^2) for all instances at once.
 
-Instances of which the inverse M of L has no large entries lose few digits, and need none of this:
+Where the inverse M of L has no large entries few digits are lost, and none of this is needed:
 
     R_ij = M_jj - M_ji,     dM = -M dL M        (M = 0 for the root)                                             (3)
 
@@ -69,19 +69,17 @@ def softmax(u: torch.Tensor) -> torch.Tensor:
 
 
 def marginals(u: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """z for u ``(B, n, n)`` with a largest weight of 1 into each node; M; the elimination, if an instance needs it."""
+    """z for u ``(B, n, n)`` with a largest weight of 1 into each node; then M, if it will do, else the elimination."""
     w = u.exp()
     M = inverse(w)
-    z = w * _from_inverse(M)
-    wild = _is_wild(M)
-    if not holds(wild):
-        return z, M, *Elimination.none(w)
-    e = Elimination.of(torch.where(wild[:, None, None], w, 1.0))
-    z = torch.where(wild[:, None, None], w * e.R, z)
+    if not holds(~(M.abs().flatten(1).amax(1) <= TAME)):
+        return w * _from_inverse(M), M, *Elimination.none(w)
+    e = Elimination.of(w)
+    z = w * e.R
     lost = ~torch.isfinite(z).flatten(1).all(1)
     if holds(lost):
         z[lost] = in_logs(u[lost])
-    return z, M, *e
+    return z, M[:, :0], *e
 
 
 def times_covariance(
@@ -91,12 +89,9 @@ def times_covariance(
     if torch.is_grad_enabled():
         return times_hessian(log_partition, u, g)
     e, w = Elimination(*elimination), u.exp()
-    dw = w * g
-    Jg = z * g + w * _from_inverse(-M @ _laplacian(dw) @ M)
     if not e.R.numel():
-        return Jg
-    wild = _is_wild(M)
-    Jg = torch.where(wild[:, None, None], e.derivative(w, g), Jg)
+        return z * g + w * _from_inverse(-M @ _laplacian(w * g) @ M)
+    Jg = e.derivative(w, g)
     lost = ~torch.isfinite(Jg).flatten(1).all(1)
     if holds(lost):
         Jg[lost] = times_hessian(log_partition, u[lost], g[lost])
@@ -115,11 +110,6 @@ def inverse(w: torch.Tensor) -> torch.Tensor:
     """M ``(B, n - 1, n - 1)`` for w ``(B, n, n)``; NaN where L is singular."""
     found = torch.linalg.inv_ex(_laplacian(w))
     return torch.where((found.info == 0)[:, None, None], found.inverse, torch.nan)
-
-
-def _is_wild(M: torch.Tensor) -> torch.Tensor:
-    """Whether (3) may be wrong, ``(B,)``, for M ``(B, n - 1, n - 1)``."""
-    return ~(M.abs().flatten(1).amax(1) <= TAME)
 
 
 def _from_inverse(M: torch.Tensor) -> torch.Tensor:
