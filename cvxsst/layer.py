@@ -26,7 +26,8 @@ class SoftmaxLayer(torch.nn.Module):
     Shape:
         w ``(*batch, *P.shape)`` to z of the same shape, dtype and device.
 
-    Picklable and copyable; a polytope of a family travels by its name and arguments.
+    Picklable and copyable; a polytope of a family travels by its name and arguments. ``torch.compile`` compiles what
+    stands before and after it and calls it as it is (a graph break: ``fullgraph=True`` raises an error).
 
     Raises:
         ValueError: as ``cvxsst.softmax``; a wrong engine, regularizer or temperature already here.
