@@ -62,6 +62,11 @@ class Declaration:
             return self.P
         return cvxsst.Polytope(*self.plain(), name=f"{self.name}, plain", recognize=False)
 
+    @cached_property
+    def size(self) -> float:
+        """The largest entry over P."""
+        return float(np.abs(self.judge.bounds).max(initial=0.0)) or 1.0
+
 
 # Files.
 

@@ -12,7 +12,6 @@ wrong. ``--save NAME`` keeps the figures in ``benchmarks/results``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Annotated
 
@@ -68,17 +67,21 @@ def measure(
         except Exception as error:  # told, with the name
             refused.append(f"{declaration.name}: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
             continue
-        found += [judge(declaration, f, T, engine, batch, seed, corpus, gradients) for f in fs for T in temperatures]
+        found += [judge(declaration, f, T, engine, batch, seed, gradients, corpus) for f in fs for T in temperatures]
     return found, refused
 
 
-def rows(found: list[Tally]) -> Iterator[Tally]:
-    """Sums over the declarations of a corpus."""
+def summed(found: list[Tally], each: bool) -> list[Tally]:
+    """Over the declarations of a corpus; or, with ``each``, over the temperatures and regularizers of a declaration."""
     sums: dict[tuple, Tally] = {}
     for tally in found:
-        key = (tally.corpus, tally.regularizer, tally.temperature)
-        sums.setdefault(key, Tally(*key)).__iadd__(tally)
-    yield from sums.values()
+        key = (
+            (tally.corpus, tally.declaration, "all", 0.0)
+            if each
+            else (tally.corpus, "", tally.regularizer, tally.temperature)
+        )
+        sums.setdefault(key, Tally(*key)).add(tally)
+    return list(sums.values())
 
 
 def show(found: list[Tally], engine: str) -> None:
@@ -88,7 +91,8 @@ def show(found: list[Tally], engine: str) -> None:
     for t in found:
         counts = (t.instances, t.solved, t.certified, t.wrong, t.gradients, t.gradient_wrong, t.kinks)
         per_thousand = f"{1e3 * t.seconds / max(t.instances, 1):.2f}"
-        table.add_row(t.corpus, t.regularizer, f"{t.temperature:g}", *map(str, counts), per_thousand)
+        name = (t.declaration or t.corpus, t.regularizer, f"{t.temperature:g}" if t.temperature else "all")
+        table.add_row(*name, *map(str, counts), per_thousand)
     Console(width=120).print(table)
 
 
@@ -103,6 +107,7 @@ def main(
     gradients: Annotated[
         int | None, typer.Option(help="Judge the gradient of so many of a batch; all if not given.")
     ] = None,
+    each: Annotated[bool, typer.Option("--each", help="A row for each declaration.")] = False,
     seed: int = 0,
     notes: Annotated[int, typer.Option(help="How many failures to print.")] = 40,
     name: Annotated[str | None, typer.Option("--save", help="Keep the figures under this name.")] = None,
@@ -118,8 +123,7 @@ def main(
         print(f"files: left out, {corpora.MPS} is not there")
     names, temperatures = regularizer or list(REGULARIZERS), temperature or list(TEMPERATURES)
     found, refused = measure(chosen, names, temperatures, engine, batch, seed, gradients)
-    summed = list(rows(found))
-    show(summed, engine)
+    show(summed(found, each), engine)
     said = [*refused, *(note for tally in found for note in tally.notes)]
     said.sort(key=lambda note: "WRONG" not in note)
     print("\n".join(said[:notes]))
