@@ -8,7 +8,8 @@ totally unimodular.
     argmax              the assignment problem, by the Hungarian method (scipy), O(n^3) per instance
     CategoricalEntropy  z = exp(u - a 1' - 1 b'): Sinkhorn's sweeps, O(n^2) each, finished by Newton on the dual b
 
-Newton's steps and the derivative are O(n^3), see ``_transport``. Sweeps alone end at a gradient that is wrong: at
+Newton's steps and the derivative are O(n^3), see ``_transport``; what -inf leaves without a permutation is found by
+``_support``. Sweeps alone end at a gradient that is wrong: at
 T = 0.05 twenty thousand leave marginals off by 5e-5 and the gradient by up to a third.
 """
 

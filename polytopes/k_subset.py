@@ -93,7 +93,7 @@ def angles(n: int, k: int) -> _counting.Angles | None:
 @k_subset.softmax(ExponentialFamily)
 def inclusion_probabilities(u: torch.Tensor, n: int, k: int, angles: _counting.Angles | None) -> torch.Tensor:
     """``(*batch, n)`` to the same."""
-    return _threshold.binary(u, k) if angles is None else _counting.softmax(u, k, angles)
+    return _threshold.binary(u, k) if angles is None else _counting.softmax(u.double(), k, angles).to(u.dtype)
 
 
 @k_subset.log_partition
@@ -101,7 +101,7 @@ def log_elementary_symmetric(u: torch.Tensor, n: int, k: int, angles: _counting.
     """A(u) = log e_k(exp u), the elementary symmetric polynomial of degree k; ``(*batch, n)`` to ``(*batch,)``."""
     if angles is None:
         return u.sum(-1) if k else torch.zeros_like(u.sum(-1))
-    return _counting.log_partition(u, k, angles)
+    return _counting.log_partition(u.double(), k, angles).to(u.dtype)
 
 
 @k_subset.padding

@@ -289,6 +289,7 @@ def test_a_path_answers_nan_all_over_where_too_few_are_allowed(generator: torch.
         assert z[0].isnan().all(), regularizer
         assert (z[1] - torch.tensor([1.0, 1, 1, 0, 0, 0])).abs().max() <= 1e-12, regularizer
         assert (z[2] - path(w[2])).abs().max() <= 1e-12, regularizer
+        assert path(w.float()).dtype == torch.float32, regularizer
 
 
 class Transfers(TorchDispatchMode):
@@ -377,6 +378,28 @@ def test_patterns_are_data(P, regularizer, monkeypatch, generator: torch.Generat
     judged = cvxsst.certificate(P, z[oracle][:40].detach(), w.detach()[oracle][:40], regularizer)
     assert judged.infeasibility.max() <= 1e-9
     assert judged.gap.abs().max() <= 1e-10
+
+
+@pytest.mark.parametrize(
+    "P",
+    [polytopes.birkhoff(6), polytopes.k_subset(20, 5), polytopes.spanning_tree(6), polytopes.path(4, DIAMOND)],
+    ids=repr,
+)
+def test_oracles_take_patterns_as_they_come(P, generator: torch.Generator) -> None:
+    """The best of what each leaves, by linear programming; those that leave nothing are named, all of them."""
+    w = utilities(P, 60, generator=generator, scale=5.0).masked_fill(patterns(P, 60, generator), -torch.inf)
+    alive = torch.stack([leaves_something(P, v) for v in w])
+    before = len(P.prepared)
+    z = cvxsst.argmax(P, w[alive], engine="fast")
+    assert len(P.prepared) == before
+    best = cvxsst.argmax(P, w[alive], engine="lp")
+    assert (z[w[alive] == -torch.inf] == 0).all()
+    plain = w[alive].masked_fill(w[alive] == -torch.inf, 0.0)
+    assert ((z - best) * plain).flatten(1).sum(1).abs().max() <= 1e-9
+    if not alive.all():
+        first = int((~alive).nonzero()[0])
+        with pytest.raises(cvxsst.errors.EmptyPolytopeError, match=rf"instances \({first},\)"):
+            cvxsst.argmax(P, w, engine="fast")
 
 
 def leaves_something(P: cvxsst.Polytope, w: torch.Tensor) -> torch.Tensor:
