@@ -1,1 +1,1 @@
-"""Measurements of cvxsst beside its peers; they need ``pip install cvxsst[benchmarks]``."""
+"""Measurements of cvxsst beside its peers; no wheel holds them: ``pip install -e '.[benchmarks]'``."""

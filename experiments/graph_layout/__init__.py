@@ -5,6 +5,7 @@ stochastic softmax trick draws a relaxed graph, a decoder predicts the next fram
 trained as a variational autoencoder. Reproduces the table of Paulus et al. 2020, section 8.1.
 
 data.py    the layouts                        edges.py     the edge distributions, one line of the table each
-model.py   encoder, decoder, ELBO, metrics    training.py  Lightning: checkpoints, resuming, logs, devices
-search.py  learning rate and temperature      report.py    the table and the pictures
+model.py   encoder, decoder, ELBO, metrics    training.py  the autoencoder that is trained
+config.py  the settings of a run              report.py    the table and the pictures
+timing.py  seconds of a step                  commands.py  ``cvxsst data|train|search|table|test graph-layout``
 """
