@@ -7,9 +7,10 @@ seeds.py      random numbers that a seed decides, and not the past of the proces
 training.py   Lightning: the model's base, checkpoints, resuming, logs, devices, tests
 search.py     Ray Tune over some of the settings
 tables.py     finished runs, seeds together, beside what was published
+experiment.py an experiment by its parts: what its commands do
 
 An experiment is a folder with ``data.py`` (splits: ``len`` and ``batch(rows)``), ``training.py`` (a ``Model``),
-``config.py`` (a ``Settings``) and ``commands.py`` (``data``, ``train``, ``search``, ``table``, ``test``, as many as it
-has), and a line in ``experiments/commands.py``. Only training.py and search.py import Lightning and Ray: a command line
+``config.py`` (a ``Settings``) and ``commands.py`` (an ``Experiment``, and ``data``, ``train``, ``search``, ``table``,
+``test``, as many as it has), and a line in ``experiments/commands.py``. Only training.py and search.py import Lightning and Ray: a command line
 that does not train starts at once.
 """
