@@ -91,7 +91,7 @@ def _source_side(C: np.ndarray, source: int, sink: int) -> np.ndarray:
         C = C - maximum_flow(whole, source, sink).flow.toarray() * unit
         largest = len(C) ** 2 * unit
         C = C.clip(0.0, None)
-    residual = sp.csr_array(C > unit)
+    residual = sp.csr_array(unit < C)
     reached = breadth_first_order(residual, source, return_predecessors=False)
     side = np.zeros(len(C), dtype=bool)
     side[reached] = True

@@ -74,7 +74,7 @@ def facets(V: np.ndarray, E: np.ndarray, e: np.ndarray) -> tuple[np.ndarray, np.
 def _rays(W: np.ndarray) -> np.ndarray:
     """The extreme rays y of {y : W y <= 0}, the rows of W spanning the space; ``(count, columns of W)``."""
     W = W[np.lexsort(W.T)]  # in a random order there may be ten times as many rays on the way
-    integral = bool((W == np.round(W)).all())
+    integral = bool((np.round(W) == W).all())
     start = _basis(W)
     rays = -np.linalg.inv(W[start]).T
     rays = _scaled(np.round(rays * abs(np.linalg.det(W[start]))) if integral else rays, integral)

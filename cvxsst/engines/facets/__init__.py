@@ -1,0 +1,3 @@
+from cvxsst.engines.facets.engine import Facets
+
+__all__ = ["Facets"]
