@@ -11,6 +11,6 @@ experiment.py an experiment by its parts: what its commands do
 
 An experiment is a folder with ``data.py`` (splits: ``len`` and ``batch(rows)``), ``training.py`` (a ``Model``),
 ``config.py`` (a ``Settings``) and ``commands.py`` (an ``Experiment``, and ``data``, ``train``, ``search``, ``table``,
-``test``, as many as it has), and a line in ``experiments/commands.py``. Only training.py and search.py import Lightning and Ray: a command line
-that does not train starts at once.
+``test``, as many as it has), and a line in ``experiments/commands.py``. Only training.py and search.py import Lightning
+and Ray: a command line that does not train starts at once.
 """
