@@ -142,6 +142,16 @@ def test_exponential_family_gap_is_the_divergence() -> None:
     assert certificate(P, z, w, ExponentialFamily(), 0.5).gap.item() == pytest.approx(expected.item(), abs=1e-9)
 
 
+@pytest.mark.parametrize("size", [1e9, 1e300])
+@pytest.mark.parametrize("regularizer", [Euclidean(), BinaryEntropy(), ExponentialFamily()], ids=repr)
+def test_absurd_answers_are_judged_without_a_word(regularizer, size: float, capfd) -> None:
+    P, z = polytopes.birkhoff(3), size * torch.arange(1.0, 10.0, dtype=torch.float64).sin().reshape(3, 3)
+    judged = certificate(P, z, torch.ones_like(z), regularizer)
+    assert judged.infeasibility > 1e8
+    assert regularizer == Euclidean() or judged.gap == torch.inf
+    assert capfd.readouterr() == ("", "")
+
+
 def test_custom_regularizer_has_the_frank_wolfe_gap() -> None:
     """max over v of <g, v - z> with g = w - grad f(z); on the simplex that is max g - <g, z>."""
     P, w = polytopes.simplex(3), torch.tensor([0.3, 0.1, -0.5], dtype=torch.float64)

@@ -61,6 +61,8 @@ def _divergence(V: np.ndarray, u: np.ndarray, z: np.ndarray) -> float:
 
     Tilting p_u linearly until its mean is z gives a bound that is exact to second order.
     """
+    if np.any((z < V.min(0) - MEAN_RESOLUTION) | (z > V.max(0) + MEAN_RESOLUTION)):
+        return np.inf  # no distribution has a mean outside the box of its structures
     logits = V @ u
     p = p0 = softmax(logits)
     log_tilt, best = np.zeros(len(V)), np.inf

@@ -59,8 +59,8 @@ class Separable(Regularizer):
         """The Bregman divergence phi(z) - phi(z0) - phi'(z0) (z - z0) >= 0, without cancellation."""
 
     def excess(self, z: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-        """phi(z) + phi*(p) - p z >= 0: the divergence from z0 = phi*'(p), and where the end of the domain stops z0 before
-        phi'(z0) = p what that adds."""
+        """phi(z) + phi*(p) - p z >= 0: the divergence from z0 = phi*'(p), and where the end of the domain stops z0
+        before phi'(z0) = p what that adds."""
         z0 = self.primal(p)
         stopped = (z0 <= self.domain[0]) | (z0 >= self.domain[1])
         beyond = self.gradient(z0) - p
