@@ -48,6 +48,11 @@ class Solution(NamedTuple):
     empty: torch.Tensor | None = None
     kept: tuple[torch.Tensor, ...] = ()
 
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """All of them, of a solution in which all are told."""
+        return *(part for part in self[:5] if part is not None), *self.kept
+
     def told(self) -> tuple[torch.Tensor, ...]:
         """``converged``, ``residual``, ``iterations``, ``empty``, filled in: a closed form has converged where finite."""
         z = self.z

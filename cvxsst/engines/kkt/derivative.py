@@ -25,13 +25,15 @@ import torch
 
 from cvxsst.autograd import SymmetricSystem
 from cvxsst.engines.kkt.elimination import cholesky
-from cvxsst.engines.kkt.interior import EDGE, PROXIMAL, Program, System
+from cvxsst.engines.kkt.interior import EDGE, PROXIMAL, Program
 from cvxsst.engines.kkt.newton import BoxProgram
 
-# lam / s beyond this says no more than "active". What is held this firmly still yields by 1 / HEAVY of the curvature,
-# times the square of the scale of z; from 1e13 on the factorization loses its digits.
-HEAVY = 1e11
-REFINEMENTS = 5
+# Rows heavier than this, relative to the least curvature, are let yield in the factorization, which would lose its
+# digits; refinement with the multipliers as unknowns then holds them as firmly as they are.
+HEAVY = 1e8
+LIGHT = 1e-30
+STEPS, MOST_STEPS = 3, 30  # of refinement: so many, and then until the last is no more than DONE of the result, or
+DONE, NOTHING = 1e-10, 1e-13  # than NOTHING of g over the least curvature: at a vertex the result is 0
 
 Apply = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -40,8 +42,8 @@ def by_elimination(
     program: Program, g: torch.Tensor, z: torch.Tensor, weight: torch.Tensor, chunk: int
 ) -> torch.Tensor:
     """(dz/du) g for g, z ``(B, n)``; ``weight`` ``(B, p)``: lam / s."""
-    curvature = 1 / program.f.slope(z).clamp_min(EDGE)
-    return _eliminated(g, curvature, weight, program, chunk)
+    curvature = program.unit**2 / program.f.slope(z).clamp_min(EDGE)
+    return program.unit**2 * _eliminated(g, curvature, weight, program, chunk)
 
 
 def by_equalities(
@@ -68,12 +70,22 @@ def _eliminate(
     lifted = len(program.start) - program.n
 
     def apply(g: torch.Tensor, curvature: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        exact = torch.cat([curvature, curvature.new_zeros(lifted, g.shape[1])])
-        regularized = torch.cat([curvature, (PROXIMAL * curvature.amin(dim=0)).expand(lifted, -1)])
-        system = System(program, regularized, weight.clamp_max(HEAVY), (exact, 0.0))
-        f = torch.cat([g, g.new_zeros(lifted, g.shape[1])])
-        v, _ = system.solve(f, g.new_zeros(len(program.b), g.shape[1]), REFINEMENTS)
-        return v[: program.n]
+        """Refinement on all of the system:  D x + A'nu + G'mu = g,  A x = 0,  G x = mu / w."""
+        A, G, n, columns = program.A, program.G, program.n, g.shape[1]
+        least, w = curvature.amin(dim=0), weight.clamp_min(LIGHT)
+        D = torch.cat([curvature, curvature.new_zeros(lifted, columns)])
+        yielding = w.minimum(HEAVY * least / program.lengths[:, None])
+        factor = program.pattern.factor(torch.cat([curvature, (PROXIMAL * least).expand(lifted, -1)]), yielding)
+        f = torch.cat([g, g.new_zeros(lifted, columns)])
+        x, nu, mu = torch.zeros_like(D), g.new_zeros(len(program.b), columns), torch.zeros_like(w)
+        for step in range(1, MOST_STEPS + 1):
+            short = mu / w - G @ x
+            dx, dnu = factor.solve(f - D * x - A.T @ nu - G.T @ (mu - yielding * short), -(A @ x))
+            x, nu, mu = x + dx, nu + dnu, mu + yielding * (G @ dx - short)
+            last, result = (t[:n].abs().amax(dim=0) for t in (dx, x))
+            if step >= STEPS and bool((last <= DONE * result + NOTHING / least).all()):
+                break
+        return x[:n]
 
     return _in_chunks(apply, g, curvature, weight, chunk)
 

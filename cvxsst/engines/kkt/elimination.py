@@ -149,6 +149,11 @@ class Pattern:
         other.device = device
         return other
 
+    def scale_rows(self, factors: torch.Tensor) -> None:
+        """Multiply the rows of G by these numbers."""
+        slots, rows, a = self.weighted
+        self.weighted = (slots, rows, a * factors[rows].square())
+
     def factor(self, D: torch.Tensor, W: torch.Tensor) -> Factor:
         """Factor M for D ``(N, B)`` and W ``(p, B)``."""
         return Factor(self, D, W)

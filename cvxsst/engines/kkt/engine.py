@@ -10,6 +10,10 @@ from cvxsst.engines.kkt.state import LEFT, Found, State
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import Regularizer, Separable
 
+FAR = 1e7  # below the best utility: what is worse is forbidden at first
+MANY_DIGITS = 1e6  # utilities of this size: z may move with their last digit
+EPS = torch.finfo(torch.float64).eps
+
 
 class KKT(Engine[State]):
     name = "kkt"
@@ -24,19 +28,56 @@ class KKT(Engine[State]):
         return State(P, f)
 
     def solve(self, state: State, u: torch.Tensor, forbidden: torch.Tensor | None) -> Solution:
+        """Entries of utilities far below the others, such as -1e30, are forbidden at first: where that is possible, the
+        solution is the same, and no digit of the others is lost."""
+        low = _far_below(state, u)
+        if not bool(low.any()):
+            return self._solved(state, u, forbidden)
+        both = low if forbidden is None else low | forbidden
+        first = self._solved(state, u.masked_fill(low, 0.0), both)
+        assert first.converged is not None
+        again = (low.any(dim=1) & ~first.converged).nonzero().flatten()
+        if len(again):
+            second = self._solved(state, u[again], None if forbidden is None else forbidden[again])
+            for mine, theirs in zip(first.tensors, second.tensors, strict=True):
+                mine[again] = theirs
+        return first
+
+    def _solved(self, state: State, u: torch.Tensor, forbidden: torch.Tensor | None) -> Solution:
         B, device, free = len(u), u.device, state.free.to(u.device)
-        z = state.constant.to(device).expand(B, -1)
-        if not len(free) or not B:
-            found = Found(u.new_zeros(0, B), u.new_zeros(0, B), u.new_zeros(B), torch.zeros(B, dtype=torch.long))
-        else:
+        z = state.constant.to(device).repeat(B, 1)
+        if len(free) and B:
             found = _in_chunks(state, u[:, free], None if forbidden is None else forbidden[:, free])
-            z = z.index_copy(1, free, found.z.T + 0.0)  # no -0.0
-        residual, empty = found.residual, torch.zeros(B, dtype=torch.bool, device=device)
+            z[:, free] = found.x[: len(free)].T + 0.0  # no -0.0
+            y, active = found.x[len(free) :], found.active.T
+            residual, iterations = found.residual, found.iterations
+        else:
+            y, active, residual = (u.new_zeros(shape) for shape in ((state.presolved.form.lifted, B), (B, 0), (B,)))
+            iterations = torch.zeros(B, dtype=torch.long, device=device)
+        if len(free):
+            residual = residual.maximum(state.declared(device).violation(torch.cat([z.T, y])))
+        residual = residual.maximum(self._rounding(state, u, z, active, forbidden))
+        empty = torch.zeros(B, dtype=torch.bool, device=device)
         if forbidden is not None:
             needed = (forbidden & (state.lower.to(device) > LEFT)).any(dim=1)
             empty = needed | _leave_nothing(state, forbidden, residual > state.accepted)
             residual = residual.masked_fill(empty, torch.inf)
-        return Solution(z, residual <= state.accepted, residual, found.iterations, empty, (found.active.T,))
+        return Solution(z, residual <= state.accepted, residual, iterations, empty, (active,))
+
+    def _rounding(
+        self, state: State, u: torch.Tensor, z: torch.Tensor, active: torch.Tensor, forbidden: torch.Tensor | None
+    ) -> torch.Tensor:
+        """How far z moves with the last digit of u, where u has many: |J e| for e of that size and random signs."""
+        moved, size = u.new_zeros(len(u)), u.abs().amax(dim=1) if u.shape[1] else u.new_zeros(len(u))
+        wide = (size > MANY_DIGITS).nonzero().flatten()
+        if len(wide):
+            signs = torch.ones(u.shape[1], dtype=u.dtype, device=u.device)
+            signs[1::2] = -1.0
+            e = signs * EPS * size[wide, None]
+            masks = None if forbidden is None else forbidden[wide]
+            e = e if masks is None else e.masked_fill(masks, 0.0)
+            moved[wide] = self.times_jacobian(state, e, u[wide], z[wide], (active[wide],), masks).abs().amax(dim=1)
+        return moved
 
     def times_jacobian(
         self,
@@ -69,6 +110,14 @@ def _in_chunks(state: State, u: torch.Tensor, forbidden: torch.Tensor | None) ->
     masks = [None] * count if forbidden is None else [m.T.contiguous() for m in forbidden.tensor_split(count)]
     found = [state.solve(part.T.contiguous(), mask) for part, mask in zip(u.tensor_split(count), masks, strict=True)]
     return Found(*(torch.cat(parts, dim=-1) for parts in zip(*found, strict=True)))
+
+
+def _far_below(state: State, u: torch.Tensor) -> torch.Tensor:
+    """Which entries, of those that can be 0 and no less, are below the best by more than FAR."""
+    if not u.numel():
+        return torch.zeros_like(u, dtype=torch.bool)
+    can = (state.lower.abs() <= LEFT).to(u.device)
+    return (u < u.amax(dim=1, keepdim=True) - FAR) & can
 
 
 def _leave_nothing(state: State, forbidden: torch.Tensor, failed: torch.Tensor) -> torch.Tensor:

@@ -4,20 +4,24 @@
 
     optimal:  tau phi'(z) - u + (A'nu + G'lam)_z = 0,   (A'nu + G'lam)_y = 0,   s lam = 0,   s, lam >= 0
 
-Every instance starts from the interior point found at declaration; Newton's method follows s lam = mu as mu falls. z is
+Every instance starts from the analytic centre (``centre``), where s = 1, with lam = mu for a mu at which the objective
+moves it by about its own distance from the facets; Newton's method follows s lam = mu as mu falls, with Mehrotra's
+corrector (no larger than mu: far from the path it misleads) and feasibility no faster than centrality. z is
 unique at the optimum; y need not be: a proximal term keeps each step in y short (Friedlander and Orban 2012) without
 moving the limit, and no result depends on y. u is scaled so that its spread is 1, then tau = 1 / spread.
 
 An entropy is continued quadratically below EDGE (and above 1 - EDGE), where its second derivative would exceed 1 /
 EDGE: entries of z that small are then the business of the bound z >= 0, and come out between 0 and EDGE.
 
-An instance stops when the Newton step to mu = 0, which near the solution is the error, moves z by less than a tolerance;
-it leaves the batch, so that none can disturb another. Layout: instances last.
+An instance stops when the Newton step to mu = 0, which near the solution is the error, moves z by less than a
+tolerance; it leaves the batch, so that none can disturb another. What is returned is judged by its duality gap. Layout:
+instances last.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -25,15 +29,30 @@ from cvxsst.engines.kkt.elimination import DELTA, Factor, Pattern
 from cvxsst.engines.kkt.matrix import Matrix
 from cvxsst.regularizers import Separable
 
-STEPS = 80
-PATIENCE = 6  # steps without improvement
-TO_BOUNDARY = 0.995  # of the way to the boundary
-TOLERANCE = 1e-10  # of the Newton step in z
+TOLERANCE = 1e-10  # of the Newton step in z, relative to the largest entry over P if > 1
 EDGE = 1e-13
 NEAR = 1e-6  # to an end of the domain
 PROXIMAL = 1e-5  # on y, where u has spread 1
-UNREFINED = 5  # steps in which a rough direction will do
+LEAST_MU = 1e-9
 NO_GAP = 1e-18  # a smaller sum of s lam is no progress
+UNREFINED = 5  # steps in which a rough direction will do
+# A duality gap that is no rounding: absolute for P of size 1, and relative to the reach of <u, z> over P.
+GROSS, GROSS_RELATIVE = 1e-8, 1e-9
+
+
+class Manner(NamedTuple):
+    """How to go: steps at most; steps without progress before giving up; which part of the way to the boundary; how
+    much of mu is kept at least; how often a direction is refined (none of the first ``UNREFINED`` if usual)."""
+
+    steps: int
+    patience: int
+    to_boundary: float
+    least_centring: float
+    refinements: int
+
+
+USUAL = Manner(steps=80, patience=10, to_boundary=0.995, least_centring=0.0, refinements=1)
+CAREFUL = Manner(steps=300, patience=40, to_boundary=0.9, least_centring=0.1, refinements=4)
 
 
 @dataclass
@@ -49,25 +68,31 @@ class Program:
     start: torch.Tensor
     f: Separable
     in_domain: torch.Tensor  # which rows of G say no more than the domain of phi
+    lengths: torch.Tensor  # of the rows of G, squared
+    unit: float  # of the columns: x = unit * (a column of the program), so that none is larger than about 1
 
     def to(self, device: torch.device) -> Program:
         if self.b.device == device:
             return self
-        moved = {name: getattr(self, name).to(device) for name in ("pattern", "A", "b", "G", "h", "start", "in_domain")}
-        return Program(**moved, n=self.n, f=self.f)
+        moved = {
+            name: getattr(self, name).to(device)
+            for name in ("pattern", "A", "b", "G", "h", "start", "in_domain", "lengths")
+        }
+        return Program(**moved, n=self.n, f=self.f, unit=self.unit)
 
-    def smooth(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """phi'(z) and phi''(z), continued linearly where phi'' would exceed 1 / EDGE."""
+    def smooth(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The first two derivatives of phi(unit x), continued linearly where phi'' would exceed 1 / EDGE."""
+        z = self.unit * x
         inside = self.f.inside(z, EDGE)
         curvature = 1 / self.f.slope(inside)
-        return self.f.gradient(inside) + curvature * (z - inside), curvature
+        return self.unit * (self.f.gradient(inside) + curvature * (z - inside)), self.unit**2 * curvature
 
 
 @dataclass
 class Solution:
-    """For each instance: z ``(n, B)``, the weights lam / s of G ``(p, B)``, nu ``(m, B)``, and how it went."""
+    """For each instance: x = (z, y) ``(N, B)``, the weights lam / s of G ``(p, B)``, nu ``(m, B)``, and how it went."""
 
-    z: torch.Tensor
+    x: torch.Tensor
     weight: torch.Tensor
     nu: torch.Tensor
     residual: torch.Tensor
@@ -75,28 +100,35 @@ class Solution:
 
     def put(self, columns: torch.Tensor, other: Solution) -> None:
         """Replace these instances; their iterations add up."""
-        self.z[:, columns], self.weight[:, columns], self.nu[:, columns] = other.z, other.weight, other.nu
+        self.x[:, columns], self.weight[:, columns], self.nu[:, columns] = other.x, other.weight, other.nu
         self.residual[columns] = other.residual
         self.iterations[columns] += other.iterations
 
 
 def solve(
-    program: Program, u: torch.Tensor, flat: torch.Tensor | None = None, tolerance: float = TOLERANCE
+    program: Program,
+    u: torch.Tensor,
+    flat: torch.Tensor | None = None,
+    tolerance: float = TOLERANCE,
+    manner: Manner = USUAL,
 ) -> Solution:
     """The optimum for each column of u ``(n, B)``; ``residual`` bounds the error of z to first order.
 
-    ``flat``: ``(n, B)``, bool: entries that leave phi out of the objective; they are to be held by u at an end.
+    Args:
+        flat: ``(n, B)``, bool: entries that leave phi out of the objective; they are to be held by u at an end.
+        tolerance: on ``residual``, relative to the size of P.
+        manner: how to go about it.
     """
-    B = u.shape[1]
-    scale = (u.amax(dim=0) - u.amin(dim=0)).clamp_min(1.0)
-    state = _State(program, u / scale, 1 / scale, flat)
+    B, unit = u.shape[1], program.unit
+    scale = unit * (u.amax(dim=0) - u.amin(dim=0)).clamp_min(min(1.0, 1 / unit))
+    state = _State(program, unit * u / scale, 1 / scale, flat, manner)
     best = {name: torch.empty(len(value), B, dtype=u.dtype, device=u.device) for name, value in state.iterate.items()}
     residual = u.new_full((B,), torch.inf)
     iterations = torch.zeros(B, dtype=torch.long, device=u.device)
-    live, search = torch.arange(B, device=u.device), _Search(state, tolerance)
-    for step in range(1, STEPS + 1):
+    live, search = torch.arange(B, device=u.device), _Search(state, tolerance / min(1.0, unit))
+    for step in range(1, manner.steps + 1):
         going = int(search.step(step).sum())  # the one transfer to the host of this step
-        last = going == 0 or step == STEPS
+        last = going == 0 or step == manner.steps
         if last or going <= len(live) // 2:
             for name, value in search.best.items():
                 best[name][:, live] = value
@@ -106,14 +138,40 @@ def solve(
         if going <= len(live) // 2:
             live = live[search.going]
             search.keep(search.going)
-    z = best["x"][: program.n]
-    if program.f.domain != (-torch.inf, torch.inf):
-        lam = torch.where(program.in_domain[:, None], 0.0, best["lam"])
-        refined = _refined(
-            program, u / scale, 1 / scale, z, (program.A.T @ best["nu"] + program.G.T @ lam)[: program.n]
-        )
-        z = refined if flat is None else torch.where(flat, z, refined)
-    return Solution(z, scale * best["lam"] / best["s"], scale * best["nu"], residual, iterations)
+    x, lam, nu = unit * best["x"], scale * best["lam"], scale * best["nu"]
+    x[: program.n] = _refined(program, u, x[: program.n], nu, lam, flat)
+    gap, reach = _duality_gap(program, u, x, nu, lam, flat)
+    trusted = gap <= GROSS * max(1.0, unit) + GROSS_RELATIVE * reach
+    return Solution(x, lam / best["s"], nu, torch.where(trusted, unit * residual, torch.inf), iterations)
+
+
+def _duality_gap(
+    program: Program,
+    u: torch.Tensor,
+    x: torch.Tensor,
+    nu: torch.Tensor,
+    lam: torch.Tensor,
+    flat: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """F* - F(z) at most, by weak duality, and the reach of <u, z>: with p = u - (A'nu + G'lam)_z and lam >= 0
+
+        F* - F(z)  <=  sum phi(z) + phi*(p) - p z  +  <lam, h - G x>  +  <nu, b - A x>  +  |(A'nu + G'lam)_y| |y|
+
+    The Newton step tells the error to first order, and only as well as its system was solved; this tells it for sure.
+    """
+    n, f, unit = program.n, program.f, program.unit
+    normal, z = (program.A.T @ nu + program.G.T @ lam) / unit, f.inside(x[: program.n], 0.0)
+    p = u - normal[:n]
+    excess = f.excess(z, p)
+    if flat is not None:
+        excess = torch.where(flat, p.abs() * unit, excess)  # linear there
+    slack, miss = (
+        (right[:, None] - M @ (x / unit)).abs() for M, right in ((program.G, program.h), (program.A, program.b))
+    )
+    parts = (excess, lam * slack, nu.abs() * miss, normal[n:].abs() * x[n:].abs())
+    gap = torch.stack([part.sum(dim=0) for part in parts]).sum(dim=0)
+    reach = (u.abs().sum(dim=0) + normal[:n].abs().sum(dim=0)) * unit
+    return gap, reach
 
 
 class _Search:
@@ -130,14 +188,14 @@ class _Search:
 
     def step(self, number: int) -> torch.Tensor:
         """Advance; returns which instances are still on their way."""
-        error, gap = self.state.advance(refine=number > UNREFINED)
+        error, gap = self.state.advance(number)
         better = (error < self.error) & self.going
         self.best = {name: torch.where(better, value, self.best[name]) for name, value in self.state.iterate.items()}
         progress = (error < 0.9 * self.error) | (gap < 0.9 * self.gap)
         self.stalled = torch.where(progress, 0, self.stalled + 1)
         self.error, self.gap = torch.where(better, error, self.error), torch.minimum(self.gap, gap)
         self.steps = torch.where(self.going, number, self.steps)
-        self.going = self.going & (self.error > self.tolerance) & (self.stalled < PATIENCE)
+        self.going = self.going & (self.error > self.tolerance) & (self.stalled < self.state.manner.patience)
         return self.going
 
     def keep(self, which: torch.Tensor) -> None:
@@ -147,25 +205,56 @@ class _Search:
             setattr(self, name, getattr(self, name)[which])
 
 
-def _refined(program: Program, u: torch.Tensor, tau: torch.Tensor, z: torch.Tensor, normal: torch.Tensor):
+def _refined(
+    program: Program,
+    u: torch.Tensor,
+    z: torch.Tensor,
+    nu: torch.Tensor,
+    lam: torch.Tensor,
+    flat: torch.Tensor | None,
+) -> torch.Tensor:
     """Entries of z near the ends of an entropy's domain, from the multipliers: right in their relative size too.
 
-    z = phi*'((u - normal) / tau), normal = A'nu + G'lam without the bounds that the domain implies.
+    z = phi*'(u - normal), normal = A'nu + G'lam without the bounds that the domain implies.
     """
-    exact, (low, high) = program.f.primal((u - normal) / tau), program.f.domain
-    near = torch.minimum(z - low, high - z) < NEAR
-    return torch.where(near & ((exact - z).abs() < NEAR), exact, z)
+    low, high = program.f.domain
+    if (low, high) == (-torch.inf, torch.inf):
+        return z
+    lam = torch.where(program.in_domain[:, None], 0.0, lam)
+    exact = program.f.primal(u - (program.A.T @ nu + program.G.T @ lam)[: program.n] / program.unit)
+    near = (torch.minimum(z - low, high - z) < NEAR) & ((exact - z).abs() < NEAR)
+    return torch.where(near if flat is None else near & ~flat, exact, z)
 
 
 class _State:
     """One iterate for every live instance."""
 
-    def __init__(self, program: Program, u: torch.Tensor, tau: torch.Tensor, flat: torch.Tensor | None):
-        self.program, self.u, self.tau, self.flat = program, u, tau, flat
+    def __init__(self, program: Program, u: torch.Tensor, tau: torch.Tensor, flat: torch.Tensor | None, manner: Manner):
+        self.program, self.u, self.tau, self.flat, self.manner = program, u, tau, flat, manner
         self.x = program.start[:, None].expand(-1, u.shape[1]).clone()
-        self.s = (program.h[:, None] - program.G @ self.x).clamp_min(1e-8)
-        self.lam = 0.1 / self.s.clamp_min(1e-3)
+        self.s = torch.ones(len(program.h), u.shape[1], dtype=u.dtype, device=u.device)
         self.nu = u.new_zeros(len(program.b), u.shape[1])
+        self.lam = self._first_mu() * self.s
+
+    def _first_mu(self) -> torch.Tensor:
+        """The length of the Newton step with lam = 0, in units of the slacks."""
+        program = self.program
+        marginal, D = self._marginal_and_curvature()
+        r = torch.zeros_like(self.x)
+        r[: program.n] = self.u - self.tau * marginal
+        dx, _ = System(program, D, torch.ones_like(self.s)).solve(r, torch.zeros_like(self.nu), 0)
+        return (program.G @ dx).square().sum(dim=0).sqrt().clamp_min(LEAST_MU)
+
+    def _marginal_and_curvature(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """phi'(z), and tau phi''(z) for all columns: the proximal term where there is no phi."""
+        n = self.program.n
+        marginal, curvature = self.program.smooth(self.x[:n])
+        D = torch.full_like(self.x, PROXIMAL)
+        D[:n] = self.tau * curvature
+        if self.flat is not None:
+            marginal = marginal.masked_fill(self.flat, 0.0)
+            D[:n].masked_fill_(self.flat, PROXIMAL)
+        return marginal, D
 
     def keep(self, which: torch.Tensor) -> None:
         for name in ("u", "x", "s", "lam", "nu"):
@@ -177,35 +266,32 @@ class _State:
     def iterate(self) -> dict[str, torch.Tensor]:
         return {"x": self.x, "s": self.s, "lam": self.lam, "nu": self.nu}
 
-    def advance(self, refine: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """One step; returns the error of z before it, to first order, and the sum of s lam."""
+    def advance(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Step ``number``; returns the error of z before it, to first order, and the sum of s lam."""
         program, n = self.program, self.program.n
-        marginal, curvature = program.smooth(self.x[:n])
-        if self.flat is not None:
-            marginal, curvature = (t.masked_fill(self.flat, 0.0) for t in (marginal, curvature))
+        marginal, D = self._marginal_and_curvature()
         r = program.A.T @ self.nu + program.G.T @ self.lam
         r[:n] += self.tau * marginal - self.u
         primal = program.b[:, None] - program.A @ self.x
         slack = program.h[:, None] - program.G @ self.x - self.s
         product = self.s * self.lam
         gap = product.sum(dim=0).clamp_min(NO_GAP)
-        D = torch.full_like(self.x, PROXIMAL)
-        D[:n] = self.tau * curvature
-        if self.flat is not None:
-            D[:n].masked_fill_(self.flat, PROXIMAL)
         pivot = self.s + DELTA * self.lam
         system = System(program, D, self.lam / pivot)
 
-        dx, dnu, ds, dlam = self._direction(system, pivot, r, primal, slack, -product, 0)
+        manner, usual = self.manner, self.manner is USUAL
+        refinements = 0 if usual and number <= UNREFINED else manner.refinements
+        dx, dnu, ds, dlam = self._direction(system, pivot, r, primal, slack, -product, 0 if usual else refinements)
         error = torch.maximum(_largest(dx[:n], primal, slack), 1e-2 * _largest(product, r / (1 + D)))
         if len(self.s):
             mu = product.mean(dim=0)
             step = self._longest(ds, dlam, 1.0)
             ahead = ((self.s + step * ds) * (self.lam + step * dlam)).mean(dim=0)
-            centring = (ahead / mu) ** 3 * mu
-            product = centring - product - ds * dlam
-            dx, dnu, ds, dlam = self._direction(system, pivot, r, primal, slack, product, int(refine))
-        step = self._longest(ds, dlam, TO_BOUNDARY)
+            sigma = ((ahead / mu) ** 3).clamp_min(manner.least_centring)
+            product = sigma * mu - product - torch.clamp(ds * dlam, -mu, mu)
+            r, primal, slack = ((1 - sigma) * residual for residual in (r, primal, slack))
+            dx, dnu, ds, dlam = self._direction(system, pivot, r, primal, slack, product, refinements)
+        step = self._longest(ds, dlam, manner.to_boundary)
         self.x = self.x + step * dx
         self.nu = self.nu + step * dnu
         self.s = self.s + step * ds
@@ -239,18 +325,10 @@ def _largest(*parts: torch.Tensor) -> torch.Tensor:
 
 
 class System:
-    """(D + G'W G) dx + A'dnu = f,  A dx - delta dnu = g: factored once, solved with refinement.
+    """(D + G'W G) dx + A'dnu = f,  A dx - delta dnu = g: factored once, solved with refinement."""
 
-    Args:
-        D, w: as factored.
-        exact: (D, delta) of the system to solve, where the factored one is a regularization of it.
-    """
-
-    def __init__(
-        self, program: Program, D: torch.Tensor, w: torch.Tensor, exact: tuple[torch.Tensor, float] | None = None
-    ):
-        self.program, self.w = program, w
-        self.D, self.delta = (D, DELTA) if exact is None else exact
+    def __init__(self, program: Program, D: torch.Tensor, w: torch.Tensor):
+        self.program, self.D, self.w = program, D, w
         self.factor: Factor = program.pattern.factor(D, w)
 
     def solve(self, f: torch.Tensor, g: torch.Tensor, refinements: int):
@@ -260,6 +338,6 @@ class System:
             e = f - self.D * dx - program.A.T @ dnu
             if len(self.w):
                 e -= program.G.T @ (self.w * (program.G @ dx))
-            cx, cnu = self.factor.solve(e, g - program.A @ dx + self.delta * dnu)
+            cx, cnu = self.factor.solve(e, g - program.A @ dx + DELTA * dnu)
             dx, dnu = dx + cx, dnu + cnu
         return dx, dnu

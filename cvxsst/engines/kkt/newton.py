@@ -7,8 +7,8 @@
 The dual objective D(nu) = sum phi*_box(u - A'nu)_i + <b, nu> is convex with gradient b - A z(nu), and the solution is
 where that is 0. Newton's matrix is A H A' with H = 1 / phi'' where z is not clamped, else 0: r x r for r equalities,
 and semismooth, hence finite for the Euclidean f and quadratic for the entropies (Li, Sun and Toh 2020 for Birkhoff).
-z(nu) carries the relative accuracy of u, however small its entries. An entry that -inf forbids has low = high = 0 in its
-instance; where that leaves other entries of an entropy nothing but 0 they fall by a factor e a step, hence more steps.
+z(nu) carries the relative accuracy of u, however small its entries. An entry that -inf forbids has low = high = 0 in
+its instance; where that leaves other entries of an entropy nothing but 0 they fall by a factor e a step: more steps.
 Layout: instances last.
 """
 

@@ -1,15 +1,19 @@
-"""What the engine prepares for one polytope and one regularizer, and its two ways of solving."""
+"""What the engine prepares for one polytope and one regularizer, and how it solves a batch."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 
 from cvxsst.engines.kkt import interior, newton
+from cvxsst.engines.kkt.centre import analytic_centre, equilibrated, scaled
 from cvxsst.engines.kkt.elimination import Pattern
 from cvxsst.engines.kkt.matrix import Matrix, pairs
+from cvxsst.geometry.canonical import StandardForm
 from cvxsst.geometry.faces import said_by_domain
 from cvxsst.geometry.presolve import Presolved
 from cvxsst.polytope import Polytope
@@ -20,22 +24,57 @@ ACCEPTED = 1e-8  # residual, relative to the largest entry over P if > 1
 # several times faster, per instance, than one that does not.
 MOST_NUMBERS = {"cpu": 2**20, "cuda": 2**27}
 CAP = 1e4  # on entries of z without an upper bound, relative to their largest value over P: against overflow
-# Where -inf forbids entries the interior point method lowers their utilities by the spread of the others and the size of
-# P, and where that leaves more than LEFT of them by RAISED times as much.
+# Where -inf forbids entries the interior point method lowers their utilities by the spread of the others and the size
+# of P, and where that leaves more than LEFT of them by RAISED times as much.
 RAISED, RAISES = 8.0, 4
 LEFT = 1e-9
-# With utilities of 0, and of -FORCING where forbidden, a steep f leaves an entry less than FORCED of its range only where
-# the forbidden ones leave it nothing else: at this accuracy.
+# With utilities of 0, and of -FORCING where forbidden, a steep f leaves an entry less than FORCED of its range only
+# where the forbidden ones leave it nothing else: at this accuracy.
 FORCING, FORCED, ROUGHLY = 400.0, 1e-6, 1e-7
+
+Mask = torch.Tensor | None
 
 
 class Found(NamedTuple):
-    """z ``(n, B)``, what the derivative needs of the active constraints, residual, iterations."""
+    """x = (z, y) in the free columns ``(N, B)``, what the derivative needs of the constraints, and how it went."""
 
-    z: torch.Tensor
+    x: torch.Tensor
     active: torch.Tensor
     residual: torch.Tensor
     iterations: torch.Tensor
+
+    def put(self, columns: torch.Tensor, other: Found, better: torch.Tensor) -> None:
+        """Replace these instances where the other solve is the better one; iterations add up."""
+        for mine, theirs in ((self.x, other.x), (self.active, other.active), (self.residual, other.residual)):
+            mine[..., columns] = torch.where(better, theirs, mine[..., columns])
+        self.iterations[columns] += other.iterations
+
+
+@dataclass(frozen=True)
+class Declared:
+    """The rows as they were written, each divided by its length: how far x is from satisfying them, in units of x."""
+
+    A: Matrix
+    b: torch.Tensor
+    G: Matrix
+    h: torch.Tensor
+
+    @staticmethod
+    def of(form: StandardForm) -> Declared:
+        def unit_rows(rows: sp.csr_array, right: np.ndarray) -> tuple[Matrix, torch.Tensor]:
+            length = sp.linalg.norm(rows, axis=1) if rows.shape[0] else np.ones(0)
+            length[length == 0] = 1.0
+            return Matrix(sp.csr_array(sp.diags_array(1 / length) @ rows)), torch.from_numpy(right / length)[:, None]
+
+        return Declared(*unit_rows(form.A, form.b), *unit_rows(form.G, form.h))
+
+    def to(self, device: torch.device) -> Declared:
+        return Declared(*(part.to(device) for part in vars(self).values()))
+
+    def violation(self, x: torch.Tensor) -> torch.Tensor:
+        """The largest of each instance, for x ``(N, B)``."""
+        rows = torch.cat([(self.A @ x - self.b).abs(), self.G @ x - self.h])
+        return rows.amax(dim=0).clamp_min(0.0) if len(rows) else x.new_zeros(x.shape[1])
 
 
 class State:
@@ -45,24 +84,25 @@ class State:
         free: indices of the entries of z that P does not fix; ``constant``: z where it does.
         accepted: the residual up to which a solution counts.
         hull: orthonormal rows normal to P, in the free entries.
-        lower: the least value of each entry over P.
+        lower, width: the least value of each entry over P, and of the free ones the range.
     """
 
     def __init__(self, P: Polytope, f: Separable):
         presolved = P.presolved
         self.f, self.size = f, max(1.0, float(np.abs(P.bounds).max(initial=0.0)))
+        self.presolved = presolved
         self.free = torch.from_numpy(presolved.free)
         self.constant = torch.from_numpy(presolved.interior[: P.size])
         self.accepted = ACCEPTED * self.size
         self.hull = torch.from_numpy(presolved.core.hull[0])
-        self.presolved = presolved
         self.lower, upper = map(torch.from_numpy, P.bounds)
         self.width = (upper - self.lower)[self.free]
+        cpu = torch.device("cpu")
+        self._declared = {cpu: Declared.of(P.form)}
         self._interior: dict[torch.device, interior.Program] = {}
         self._box: dict[torch.device, newton.BoxProgram] = {}
         self._numbers = 1
         if len(self.free):
-            cpu = torch.device("cpu")
             self._interior[cpu] = _interior_program(presolved.core, f)
             self._numbers = self._interior[cpu].pattern.zero
             form = presolved.core.form
@@ -73,6 +113,9 @@ class State:
         """How many instances are solved at a time."""
         return max(64, MOST_NUMBERS.get(device.type, 2**27) // self._numbers)
 
+    def declared(self, device: torch.device) -> Declared:
+        return _on(device, self._declared)
+
     def interior_program(self, device: torch.device) -> interior.Program:
         return _on(device, self._interior)
 
@@ -80,67 +123,81 @@ class State:
         """The program of the dual Newton method, if P is made of bounds and equalities."""
         return _on(device, self._box) if self._box else None
 
-    def solve(self, u: torch.Tensor, forbidden: torch.Tensor | None) -> Found:
-        """The solution in the free entries for u ``(n, B)``; ``forbidden`` ``(n, B)`` must be 0."""
-        box = self.box_program(u.device)
-        if box is None:
-            return self._by_interior(u, forbidden)
-        near = _spread(u, forbidden) <= (newton.WIDEST if self.f.steep else torch.inf)
-        z, active = torch.zeros_like(u), torch.zeros_like(u)
-        residual, iterations = u.new_full(near.shape, torch.inf), torch.zeros_like(near, dtype=torch.long)
-        first = newton.solve(box, u[:, near], None if forbidden is None else forbidden[:, near])
-        z[:, near], active[:, near] = first.z, 1 - first.inside
-        residual[near] = torch.where(first.converged, first.residual, torch.inf)
-        iterations[near] = first.iterations
-        far = (residual == torch.inf).nonzero().flatten()
-        if len(far):
-            second = self._polished(box, u[:, far], None if forbidden is None else forbidden[:, far])
-            z[:, far], active[:, far], residual[far] = second.z, second.active, second.residual
-            iterations[far] += second.iterations
-        return Found(z, active, residual, iterations)
+    def solve(self, u: torch.Tensor, forbidden: Mask) -> Found:
+        """The solution in the free columns for u ``(n, B)``; ``forbidden`` ``(n, B)`` must be 0.
 
-    def _polished(self, box: newton.BoxProgram, u: torch.Tensor, forbidden: torch.Tensor | None) -> Found:
-        """By the interior point method, its multipliers polished by Newton's."""
-        program, (rough, nu) = self.interior_program(u.device), self._interior_and_nu(u, forbidden)
+        What the usual way does not solve is solved with care.
+        """
+        box = self.box_program(u.device)
+        found = (
+            self._by_interior(u, forbidden, interior.USUAL)[0] if box is None else self._by_newton(box, u, forbidden)
+        )
+        failed = (~(found.residual <= self.accepted)).nonzero().flatten()
+        if len(failed):
+            again = self._by_interior(u[:, failed], _of(forbidden, failed), interior.CAREFUL)
+            careful = again[0] if box is None else self._polished(box, u[:, failed], _of(forbidden, failed), *again)
+            found.put(failed, careful, careful.residual < found.residual[failed])
+        return found
+
+    def _by_newton(self, box: newton.BoxProgram, u: torch.Tensor, forbidden: Mask) -> Found:
+        """Newton's method on the dual; where it does not arrive, or would not, the interior point method first."""
+        near = (_spread(u, forbidden) <= (newton.WIDEST if self.f.steep else torch.inf)).nonzero().flatten()
+        B = u.shape[1]
+        found = Found(
+            torch.zeros_like(u),
+            torch.zeros_like(u),
+            u.new_full((B,), torch.inf),
+            torch.zeros(B, dtype=torch.long, device=u.device),
+        )
+        first = newton.solve(box, u[:, near], _of(forbidden, near))
+        found.put(near, _of_newton(first), first.converged)
+        far = (found.residual == torch.inf).nonzero().flatten()
+        if len(far):
+            columns, mask = u[:, far], _of(forbidden, far)
+            second = self._polished(box, columns, mask, *self._by_interior(columns, mask, interior.USUAL))
+            found.put(far, second, second.residual < torch.inf)
+        return found
+
+    def _polished(
+        self, box: newton.BoxProgram, u: torch.Tensor, forbidden: Mask, rough: Found, nu: torch.Tensor
+    ) -> Found:
+        """The answer of the interior point method, its multipliers polished by Newton's."""
+        program = self.interior_program(u.device)
         polished = newton.solve(box, u, forbidden, nu)
         # the weights of the bounds, as the share of the slope that they leave: 1 / (1 + slope w)
-        weight, slope = program.G.square().T @ rough.active, self.f.slope(rough.z)
-        held = slope * weight / (1 + slope * weight)
-        ok = polished.converged
-        return Found(
-            torch.where(ok, polished.z, rough.z),
-            torch.where(ok, 1 - polished.inside, held),
-            torch.where(ok, polished.residual, rough.residual),
-            rough.iterations + polished.iterations,
-        )
+        weight, slope = program.G.square().T @ rough.active, self.f.slope(rough.x)
+        found = rough._replace(active=slope * weight / (1 + slope * weight), iterations=rough.iterations.clone())
+        found.put(torch.arange(u.shape[1], device=u.device), _of_newton(polished), polished.converged)
+        return found
 
-    def _by_interior(self, u: torch.Tensor, forbidden: torch.Tensor | None) -> Found:
-        return self._interior_and_nu(u, forbidden)[0]
+    def _by_interior(self, u: torch.Tensor, forbidden: Mask, manner: interior.Manner) -> tuple[Found, torch.Tensor]:
+        """The solution and the multipliers nu.
 
-    def _interior_and_nu(self, u: torch.Tensor, forbidden: torch.Tensor | None) -> tuple[Found, torch.Tensor]:
-        """Forbidden entries get a malus, and no phi. If z is 0 there it is the solution: the best of all of P for
-        utilities, and a function, that differ from u and f by a constant where the forbidden entries are 0."""
+        Forbidden entries get a malus, and no phi. If z is 0 there it is the solution: the best of all of P for
+        utilities, and a function, that differ from u and f by a constant where the forbidden entries are 0.
+        """
         program = self.interior_program(u.device)
         if forbidden is None:
-            first = interior.solve(program, u)
-            return Found(first.z, first.weight, first.residual, first.iterations), first.nu
+            first = interior.solve(program, u, manner=manner)
+            return Found(first.x, first.weight, first.residual, first.iterations), first.nu
+        n = program.n
         ends = self._forced(program, forbidden) if self.f.steep else torch.full_like(u, torch.nan)
         flat = forbidden | ~ends.isnan()
         lowest = u.masked_fill(forbidden, torch.inf).amin(dim=0).nan_to_num(posinf=0.0)
         malus = _spread(u, forbidden) + 2 * self.size
-        found = interior.solve(program, torch.where(forbidden, lowest - malus, u), flat)
+        found = interior.solve(program, torch.where(forbidden, lowest - malus, u), flat, manner=manner)
         for _ in range(RAISES):
-            left = found.z.masked_fill(~forbidden, 0.0).abs().amax(dim=0)
-            again = (left > LEFT * self.size).nonzero().flatten()
+            again = (_most(found.x[:n], forbidden) > LEFT * self.size).nonzero().flatten()
             if not len(again):
                 break
             malus = RAISED * malus
             raised = torch.where(forbidden, lowest - malus, u)[:, again]
-            found.put(again, interior.solve(program, raised, flat[:, again]))
-        left = found.z.masked_fill(~forbidden, 0.0).abs().amax(dim=0)
+            found.put(again, interior.solve(program, raised, flat[:, again], manner=manner))
+        left = _most(found.x[:n], forbidden)
         residual = torch.where(left <= LEFT * self.size, found.residual.maximum(left), torch.inf)
-        z = torch.where(ends.isnan(), found.z, ends).masked_fill(forbidden, 0.0)
-        return Found(z, found.weight, residual, found.iterations), found.nu
+        x = found.x
+        x[:n] = torch.where(ends.isnan(), x[:n], ends).masked_fill(forbidden, 0.0)
+        return Found(x, found.weight, residual, found.iterations), found.nu
 
     def _forced(self, program: interior.Program, forbidden: torch.Tensor) -> torch.Tensor:
         """The end of the domain at which an entry must be where the forbidden ones are 0; NaN for all others.
@@ -148,10 +205,23 @@ class State:
         There phi' is infinite, no utility brings z to it: what must be there is told beforehand, by a solve without u.
         """
         low, high = self.f.domain
-        centre = interior.solve(program, -FORCING * forbidden.to(program.b), forbidden, ROUGHLY).z
+        centre = interior.solve(program, -FORCING * forbidden.to(program.b), forbidden, ROUGHLY).x[: program.n]
         margin = FORCED * self.width.to(centre)[:, None]
         at_low, at_high = centre - low < margin, high - centre < margin
         return torch.where(at_low, low, torch.where(at_high, high, torch.nan))
+
+
+def _of(mask: Mask, columns: torch.Tensor) -> Mask:
+    return None if mask is None else mask[:, columns]
+
+
+def _of_newton(solution: newton.BoxSolution) -> Found:
+    return Found(solution.z, 1 - solution.inside, solution.residual, solution.iterations)
+
+
+def _most(z: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The largest |z| of each column where the mask is True."""
+    return z.masked_fill(~mask, 0.0).abs().amax(dim=0)
 
 
 def _spread(u: torch.Tensor, forbidden: torch.Tensor | None) -> torch.Tensor:
@@ -169,34 +239,43 @@ def _on(device: torch.device, programs: dict[torch.device, Any]) -> Any:
 
 
 def _interior_program(core: Presolved, f: Separable) -> interior.Program:
-    form = core.form
+    """The program in columns of size 1, with rows of slack 1 at its start."""
+    unit, form = float(np.abs(core.bounds).max()), core.form
+    form = equilibrated(StandardForm(unit * form.A, form.b, unit * form.G, form.h, form.n))
+    pattern = Pattern(form.A, form.G)
+    centre = analytic_centre(form, core.interior / unit, pattern)
+    slack = form.h - form.G @ centre
+    pattern.scale_rows(torch.from_numpy(1 / slack))
+    form = scaled(form, slack)
     in_domain = torch.zeros(len(form.h), dtype=torch.bool)
     in_domain[torch.from_numpy(said_by_domain(core, f.domain))] = True
     return interior.Program(
-        pattern=Pattern(form.A, form.G),
+        pattern=pattern,
         A=Matrix(form.A),
         b=torch.from_numpy(form.b),
         G=Matrix(form.G),
         h=torch.from_numpy(form.h),
         n=form.n,
-        start=torch.from_numpy(core.interior),
+        start=torch.from_numpy(centre),
         f=f,
         in_domain=in_domain,
+        lengths=torch.from_numpy(sp.linalg.norm(form.G, axis=1) ** 2 if form.G.shape[0] else np.zeros(0)),
+        unit=unit,
     )
 
 
 def _box_program(core: Presolved, f: Separable) -> newton.BoxProgram:
-    program = core.linear_program
+    program, form = core.linear_program, equilibrated(core.form)
     low, high = np.maximum(program.lower, f.domain[0]), np.minimum(program.upper, f.domain[1])
     if np.isfinite(f.domain[0]):
         high = np.minimum(high, CAP * (1 + core.bounds[1]))
     return newton.BoxProgram(
-        A=Matrix(core.form.A),
-        b=torch.from_numpy(core.form.b),
+        A=Matrix(form.A),
+        b=torch.from_numpy(form.b),
         low=torch.from_numpy(low),
         high=torch.from_numpy(high),
         center=f.gradient(torch.from_numpy(core.interior)),
-        gram=torch.linalg.cholesky(torch.from_numpy((core.form.A @ core.form.A.T).toarray())),
-        pairs=pairs(core.form.A),
+        gram=torch.linalg.cholesky(torch.from_numpy((form.A @ form.A.T).toarray())),
+        pairs=pairs(form.A),
         f=f,
     )
