@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, overload
 
-import numpy as np
 import torch
 
 from cvxsst.autograd import without_derivative
@@ -14,7 +12,8 @@ from cvxsst.engines import Engine, Info, Solution, chosen_engine
 from cvxsst.errors import NoFastPathError
 from cvxsst.gradients import BACKWARD, settled
 from cvxsst.opaque import opaque
-from cvxsst.polytope import Map, Polytope
+from cvxsst.oracles import Oracle, by_enumeration, by_family, by_linear_programs
+from cvxsst.polytope import Polytope
 from cvxsst.problem import Problem
 from cvxsst.recognition import known
 from cvxsst.regularizers import Euclidean, Regularizer
@@ -57,8 +56,7 @@ def argmax(P: Polytope, w: torch.Tensor, engine: str = "auto") -> torch.Tensor:
     return problem.shaped(z)
 
 
-def _argmax_engine(P: Polytope, name: str) -> Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]:
-    """(u, forbidden) ``(B, n)`` to z; where -inf leaves nothing, z may be anything that takes a forbidden entry."""
+def _argmax_engine(P: Polytope, name: str) -> Oracle:
     member = known(P) if name in ("auto", "fast") else None
     oracle = member.knowledge.argmax if member is not None and member.knowledge is not None else None
     if name == "auto":
@@ -66,53 +64,12 @@ def _argmax_engine(P: Polytope, name: str) -> Callable[[torch.Tensor, torch.Tens
     if name == "fast":
         if oracle is None:
             raise NoFastPathError(f"engine='fast': no argmax oracle is registered for {P!r}; use engine='lp' or 'auto'")
-        return partial(_by_oracle, P, oracle)
+        return partial(by_family, P, oracle)
     if name == "lp":
-        return partial(_by_linear_programs, P)
+        return partial(by_linear_programs, P)
     if name == "enumeration":
-        return partial(_by_enumeration, P)
+        return partial(by_enumeration, P)
     raise ValueError(f"engine: unknown engine {name!r} for the argmax; choose 'auto', 'fast', 'lp' or 'enumeration'")
-
-
-def _by_oracle(P: Polytope, oracle: Map, u: torch.Tensor, forbidden: torch.Tensor | None) -> torch.Tensor:
-    """A forbidden entry gets a malus of more than the range of <w, z> over P: it is taken only if every structure
-    takes one."""
-    if forbidden is not None:
-        size = torch.from_numpy(np.abs(P.bounds).max(axis=0)).to(u.device)
-        reach = u.abs() @ size[:, None]  # u is 0 where forbidden
-        u = u.addcmul(forbidden.to(u), 1 + 2 * reach, value=-1)
-    shaped = u.reshape(-1, *P.shape)
-    z = oracle(shaped)
-    if not isinstance(z, torch.Tensor) or z.shape != shaped.shape:
-        got = tuple(z.shape) if isinstance(z, torch.Tensor) else type(z).__name__
-        raise ValueError(
-            f"engine='fast': the argmax oracle of {P!r} returned {got} for utilities of shape {tuple(shaped.shape)}; "
-            "it must return a tensor of their shape"
-        )
-    return z.reshape(u.shape)
-
-
-def _by_enumeration(P: Polytope, u: torch.Tensor, forbidden: torch.Tensor | None) -> torch.Tensor:
-    V = torch.from_numpy(P.vertices()).to(u.device)
-    values = u @ V.T
-    if forbidden is not None:
-        values = values.masked_fill(forbidden.to(V) @ (V != 0).to(V).T != 0, -torch.inf)
-    return V[values.argmax(dim=1)]
-
-
-def _by_linear_programs(P: Polytope, u: torch.Tensor, forbidden: torch.Tensor | None) -> torch.Tensor:
-    program = P.presolved.linear_program
-    z = np.ones(u.shape)  # where nothing is left
-    for i, objective in enumerate(u.cpu().numpy()):
-        zeros = () if forbidden is None else forbidden[i].nonzero().flatten().tolist()
-        solution = program.vertex(objective, zeros=zeros)
-        if solution.x is not None:
-            z[i] = solution.x[: P.size]
-    near = np.round(z)
-    # The last digits depend on the way that the simplex method took; twelve do not.
-    digits = 12 - int(np.ceil(np.log10(np.abs(z).max(initial=1.0))))
-    z = np.where(np.abs(z - near) < 1e-9, near, np.round(z, digits))  # integers come back as such
-    return torch.from_numpy(z + 0.0).to(u.device)
 
 
 @overload

@@ -113,13 +113,16 @@ class LinearProgram:
                 self._set_last_rows(last_rows)
             return self._maximize(c)
 
-    def vertex(self, c: np.ndarray, zeros: Sequence[int] = ()) -> LPSolution:
-        """Maximize <c, z>; the optimal z is a vertex of P (where ``zeros`` are 0), the same one for the same c."""
+    def vertex(self, c: np.ndarray, zeros: Sequence[int] = (), then: np.ndarray | None = None) -> LPSolution:
+        """Maximize <c, z>; the optimal z is a vertex of P (where ``zeros`` are 0), the same one for the same c.
+
+        Among several it is the best for ``then``, by default for a fixed generic objective.
+        """
         with self._lock, self._held_at_zero(zeros):
             best = self._maximize(c)
             if best.status != "optimal" or self._is_unique():
                 return best
-            return self._break_tie(best)
+            return self._break_tie(best, self._generic if then is None else then)
 
     def set_bounds(self, column: int, lower: float, upper: float) -> None:
         with self._lock:
@@ -197,8 +200,8 @@ class LinearProgram:
         # Every move away from the vertex along a nonbasic direction loses: strict reduced costs.
         return bool(np.all(np.abs(duals[nonbasic]) > TOLERANCE))
 
-    def _break_tie(self, best: LPSolution) -> LPSolution:
-        """Maximize a generic objective over the optimal face.
+    def _break_tie(self, best: LPSolution, then: np.ndarray) -> LPSolution:
+        """Maximize another objective over the optimal face.
 
         The face is described without a tolerance on the value: by complementary slackness, what has a
         nonzero reduced cost stays at its bound in every optimal solution.
@@ -218,7 +221,7 @@ class LinearProgram:
         for row, value in zip(rows, at_rows, strict=True):
             highs.changeRowBounds(int(row), value, value)
         try:
-            tied = self._maximize(self._generic)
+            tied = self._maximize(then)
         finally:
             highs.changeColsBounds(len(columns), columns, self.lower[columns], self.upper[columns])
             for row in rows:

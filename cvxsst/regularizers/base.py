@@ -32,11 +32,13 @@ class Regularizer(ABC):
         has_formula: whether ``expression`` gives CVXPY something to minimize.
         domain: the closed interval in which f needs every entry of z.
         is_gibbs: whether the softmax is the mean of p(z) ~ exp <u, z> over the structures.
+        is_quadratic: whether f(z) = |z|^2 / 2, so that the softmax is the Euclidean projection of u.
     """
 
     domain: tuple[float, float] = (-np.inf, np.inf)
     has_formula: ClassVar[bool] = True
     is_gibbs: ClassVar[bool] = False
+    is_quadratic: ClassVar[bool] = False
 
     @property
     def name(self) -> str:

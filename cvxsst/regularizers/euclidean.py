@@ -18,6 +18,7 @@ class Euclidean(Separable):
     """f(z) = |z|^2 / 2: the softmax is the Euclidean projection of w / T onto P; sparsemax on the simplex."""
 
     steep: ClassVar[bool] = False
+    is_quadratic: ClassVar[bool] = True
 
     def value(self, z: torch.Tensor) -> torch.Tensor:
         return z * z / 2

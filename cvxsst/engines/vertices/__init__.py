@@ -1,0 +1,3 @@
+from cvxsst.engines.vertices.engine import Vertices
+
+__all__ = ["Vertices"]

@@ -1,0 +1,93 @@
+"""The engine ``"vertices"``: a batch of utilities to z and its derivatives."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cvxsst.engines.base import Engine, Solution
+from cvxsst.engines.vertices.projection import Box, Oracle, Projected, project
+from cvxsst.oracles import best_of, by_family, solved_by_linear_programs
+from cvxsst.polytope import Polytope
+from cvxsst.recognition import known
+from cvxsst.regularizers import Regularizer
+
+ACCEPTED = 1e-8  # residual, relative to the largest entry over P if > 1
+LISTED = 2**16  # entries of all vertices together, up to which a product with them is cheaper than an oracle
+PATIENCE = 0.2  # seconds for listing them
+MOST_NUMBERS = 2**24  # entries of the vertices of a chunk of a batch
+
+
+@dataclass(frozen=True)
+class State:
+    box: Box
+    oracle: Oracle
+    size: float
+    dimension: int
+
+
+class Vertices(Engine[State]):
+    name = "vertices"
+
+    def refusal(self, P: Polytope, f: Regularizer) -> str | None:
+        if f.is_quadratic:
+            return None
+        return f"vertices solves for the Euclidean f(z) = |z|^2 / 2, which {f!r} is not"
+
+    def prepare(self, P: Polytope, f: Regularizer) -> State:
+        lower, upper = P.bounds
+        size = max(1.0, float(np.abs(P.bounds).max(initial=0.0)))
+        return State(Box.between(lower, upper), _oracle(P), size, P.size + 1)
+
+    def solve(self, state: State, u: torch.Tensor, forbidden: torch.Tensor | None) -> Solution:
+        box = state.box.to(u.device)
+        chunk = max(1, MOST_NUMBERS // (u.shape[1] * state.dimension + 1))
+        parts = max(1, -(-len(u) // chunk))
+        masks = [None] * parts if forbidden is None else forbidden.tensor_split(parts)
+        found = Projected.joined(
+            [project(state.oracle, box, part, mask) for part, mask in zip(u.tensor_split(parts), masks, strict=True)]
+        )
+        residual = found.residual.masked_fill(found.empty, torch.inf)
+        converged = residual <= ACCEPTED * state.size
+        return Solution(found.z, converged, residual, found.calls, found.empty, (found.Q,))
+
+    def times_jacobian(
+        self,
+        state: State,
+        g: torch.Tensor,
+        u: torch.Tensor,
+        z: torch.Tensor,
+        kept: tuple[torch.Tensor, ...],
+        forbidden: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Q Q' g: the projection onto the directions of the face."""
+        (Q,) = kept
+        return (Q @ (Q.mT @ g.unsqueeze(2))).squeeze(2)
+
+
+def _oracle(P: Polytope) -> Oracle:
+    """Over all vertices if they are few, else the family's, else linear programs."""
+    member = known(P)
+    knowledge = None if member is None else member.knowledge
+    if knowledge is not None and knowledge.structures is not None:
+        V = _few(knowledge.structures(), P.size)
+        if V is not None:
+            return lambda g, nudge, forbidden: best_of(V.to(g.device), g, forbidden)
+    if knowledge is not None and knowledge.argmax is not None:
+        oracle = knowledge.argmax
+        return lambda g, nudge, forbidden: by_family(P, oracle, g, forbidden)
+    return lambda g, nudge, forbidden: solved_by_linear_programs(P, g, forbidden, nudge())
+
+
+def _few(structures: Iterable[np.ndarray], n: int) -> torch.Tensor | None:
+    """The structures as a matrix, unless they are many or hard to find."""
+    found, start = [], time.monotonic()
+    for z in structures:
+        found.append(z)
+        if len(found) * n > LISTED or time.monotonic() - start > PATIENCE:
+            return None
+    return torch.from_numpy(np.array(found, dtype=float).reshape(len(found), n))
