@@ -309,7 +309,7 @@ def solve_linear(problem: cp.Problem) -> None:
         problem.solve(solver=cp.HIGHS)
 
 
-def _points(rng: np.random.Generator, n: int, build: Build, count: int) -> np.ndarray:
+def extreme_points(rng: np.random.Generator, n: int, build: Build, count: int) -> np.ndarray:
     """Maximizers of random objectives, ``(count, n)``: points of the boundary, and their mean is between them."""
     x, c = cp.Variable(n), cp.Parameter(n)
     problem = cp.Problem(cp.Maximize(c @ x), build(x))
@@ -323,20 +323,20 @@ def _points(rng: np.random.Generator, n: int, build: Build, count: int) -> np.nd
 
 def thin(rng: np.random.Generator, n: int, build: Build) -> Build:
     """Between two parallel planes, 1e-2 to 1e-6 apart, through the middle."""
-    c, middle = rng.normal(size=n), _points(rng, n, build, 4).mean(axis=0)
+    c, middle = rng.normal(size=n), extreme_points(rng, n, build, 4).mean(axis=0)
     thickness = 10.0 ** -rng.uniform(2, 6)
     return lambda x: [*build(x), c @ x <= c @ middle + thickness, c @ x >= c @ middle]
 
 
 def flat(rng: np.random.Generator, n: int, build: Build) -> Build:
     """On a plane through the middle, said by two inequalities."""
-    c, middle = rng.integers(-3, 4, size=n).astype(float), _points(rng, n, build, 4).mean(axis=0)
+    c, middle = rng.integers(-3, 4, size=n).astype(float), extreme_points(rng, n, build, 4).mean(axis=0)
     return lambda x: [*build(x), c @ x <= c @ middle, c @ x >= c @ middle]
 
 
 def degenerate(rng: np.random.Generator, n: int, build: Build) -> Build:
     """Many more half-spaces through one vertex, all of which leave the middle in."""
-    corner, *others = _points(rng, n, build, 4)
+    corner, *others = extreme_points(rng, n, build, 4)
     away = np.mean(others, axis=0) - corner
     rows = rng.normal(size=(2 * n, n))
     rows *= np.where(rows @ away > 0, -1.0, 1.0)[:, None]
@@ -345,7 +345,7 @@ def degenerate(rng: np.random.Generator, n: int, build: Build) -> Build:
 
 def dense(rng: np.random.Generator, n: int, build: Build) -> Build:
     """One more inequality in all entries, which cuts off a part."""
-    c, points = rng.uniform(0.1, 1, n), _points(rng, n, build, 4)
+    c, points = rng.uniform(0.1, 1, n), extreme_points(rng, n, build, 4)
     level = points @ c
     return lambda x: [*build(x), c @ x <= level.mean()]
 
@@ -389,6 +389,8 @@ def _declare(n: int, build: Build) -> Callable[[], tuple[cp.Variable, Constraint
 
 # Drawn.
 
+SIZES = (1.0, 1e-3, 1e3, 1e-6, 1e6)
+
 
 def drawn(seed: int, count: int) -> Iterator[Declaration]:
     for index in range(count):
@@ -400,16 +402,16 @@ def _pick(rng: np.random.Generator, options: Sequence[Any]) -> Any:
     return options[int(rng.integers(len(options)))]
 
 
-def draw(name: str, pick: Pick) -> Declaration:
+def draw(name: str, pick: Pick, sizes: Sequence[float] = SIZES) -> Declaration:
     """A system of small integers around a point of [0, 1]^n that satisfies it, every choice made by ``pick``.
 
-    The first option is always the simplest.
+    The first option is always the simplest. ``sizes``: what a row may be multiplied by.
     """
     n = pick(range(1, 6))
     point = np.array([pick((0.5, 0.0, 1.0, 0.25, 1 / 3)) for _ in range(n)])
     inequalities, equalities = (_rows(pick, n, most) for most in (6, 2))
     slack = np.array([pick((1.0, 0.1, 0.0, 1e-3, 1e-6)) for _ in inequalities])
-    factor = np.array([pick((1.0, 1e-3, 1e3, 1e-6, 1e6)) for _ in inequalities])
+    factor = np.array([pick(sizes) for _ in inequalities])
     radius = pick((None, 1.0, 0.1, 1e-3))
     biggest = pick((None, 1))
 

@@ -105,9 +105,14 @@ def ask(
         z, info = cvxsst.softmax(P, leaf, f, T, engine=engine, on_failure="nan", return_info=True)
         vjp = nothing if g is None else torch.autograd.grad(z, leaf, g.reshape(z.shape))[0].reshape(w.shape)
     except Exception as error:  # whatever it is, it is what a user would get
-        told = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        told = f"{type(error).__name__}: {brief(error)}"
         return Answer(nothing, nothing, torch.zeros(len(w), dtype=torch.bool), time.perf_counter() - start, told)
     return Answer(z.detach().reshape(w.shape), vjp, info.converged, time.perf_counter() - start)
+
+
+def brief(error: Exception) -> str:
+    """Its message in one line."""
+    return " ".join(str(error).split())[:200]
 
 
 @dataclass(frozen=True)
@@ -180,7 +185,7 @@ def _value_is_right(cell: Cell, i: int, z: torch.Tensor, sample: bool) -> bool:
         far, gap = max(float(found.infeasibility), float((inside - z).abs().max())), float(found.gap) / cell.T
     except (RuntimeError, AssertionError) as error:
         far, gap = np.inf, np.inf
-        cell.note(f"no certificate: {type(error).__name__}: {error}", i)
+        cell.note(f"no certificate: {type(error).__name__}: {brief(error)}", i)
 
     def within(share: float) -> bool:
         allowed = share * size + RESOLUTION
