@@ -1,8 +1,8 @@
 """Ways to differentiate a softmax, each an object with one method: (engine, problem) -> z, connected by autograd.
 
-    Implicit            the derivative of the optimality conditions, or of the closed form
-    CentralDifference   (z(u + e g) - z(u - e g)) / 2e along the incoming gradient g
-    Unrolled            autograd through the iterations of a fast path
+Implicit            the derivative of the optimality conditions, or of the closed form
+CentralDifference   (z(u + e g) - z(u - e g)) / 2e along the incoming gradient g
+Unrolled            autograd through the iterations of a fast path
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from cvxsst.engines import Engine, Info
+from cvxsst.engines import Info, Solver
 from cvxsst.engines.fast import Fast
 from cvxsst.errors import ConvergenceError, some
 from cvxsst.polytope import Polytope
@@ -31,39 +31,39 @@ STEP = 1e-4
 class Backward(ABC):
     """A way to differentiate."""
 
-    def require(self, engine: Engine[Any], P: Polytope, regularizer: Regularizer) -> None:
+    def require(self, engine: Solver, P: Polytope, regularizer: Regularizer) -> None:
         """Raise a ValueError where this way does not exist."""
 
     @abstractmethod
-    def solve(self, engine: Engine[Any], problem: Problem, on_failure: str) -> Solved:
+    def solve(self, engine: Solver, problem: Problem, on_failure: str) -> Solved:
         """z ``(B, n)`` and how it went; failed instances are the caller's to settle, but for those of a backward."""
 
 
 class Implicit(Backward):
-    def solve(self, engine: Engine[Any], problem: Problem, on_failure: str) -> Solved:
-        return engine.softmax(problem)
+    def solve(self, engine: Solver, problem: Problem, on_failure: str) -> Solved:
+        return engine.softmax(problem, on_failure)
 
 
 class Unrolled(Backward):
-    def require(self, engine: Engine[Any], P: Polytope, regularizer: Regularizer) -> None:
+    def require(self, engine: Solver, P: Polytope, regularizer: Regularizer) -> None:
         member = known(P)
         able = set() if member is None else member.family.unrollable
-        if not isinstance(engine, Fast) or type(regularizer) not in able:
+        if not isinstance(engine.first, Fast) or type(regularizer) not in able:
             paths = some([f"{kind.__name__}()" for kind in able]) if able else "none"
             raise ValueError(
-                f"backward='unroll': needs engine='fast' and a fast path that is a loop of torch operations, which over "
+                "backward='unroll': needs engine='fast' and a fast path that is a loop of torch operations, which over "
                 f"{P!r} has {paths}, not {regularizer!r} with engine={engine.name!r}; use backward='implicit'"
             )
 
-    def solve(self, engine: Engine[Any], problem: Problem, on_failure: str) -> Solved:
-        assert isinstance(engine, Fast)
-        return engine.softmax(problem, unroll=True)
+    def solve(self, engine: Solver, problem: Problem, on_failure: str) -> Solved:
+        assert isinstance(engine.first, Fast)
+        return engine.first.softmax(problem, unroll=True)
 
 
 class CentralDifference(Backward):
     """Right because dz/du is symmetric: vjp = jvp. Two more solves, any engine."""
 
-    def solve(self, engine: Engine[Any], problem: Problem, on_failure: str) -> Solved:
+    def solve(self, engine: Solver, problem: Problem, on_failure: str) -> Solved:
         problem = problem.inspected()
         found: list[Info | None] = []
         return _CentralDifference.apply(problem.u, engine, problem, on_failure, found), found[0]
@@ -71,7 +71,7 @@ class CentralDifference(Backward):
 
 class _CentralDifference(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, u: torch.Tensor, engine: Engine[Any], problem: Problem, on_failure: str, found: list):
+    def forward(ctx: Any, u: torch.Tensor, engine: Solver, problem: Problem, on_failure: str, found: list):
         z, info = engine.softmax(problem.at(u.detach()))
         found.append(info)
         ctx.save_for_backward(u)

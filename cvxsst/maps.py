@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import torch
 
 from cvxsst.autograd import without_derivative
-from cvxsst.engines import Engine, Info, Solution, chosen_engine
+from cvxsst.engines import Info, Solution, Solver, chosen_engine
 from cvxsst.errors import NoFastPathError
 from cvxsst.gradients import BACKWARD, settled
 from cvxsst.opaque import opaque
@@ -123,7 +123,8 @@ def softmax(
             path that is a plain loop of torch operations (Sinkhorn's), slower: for teaching.
         on_failure: what to do with instances whose solve does not reach its tolerance: ``"raise"``, or ``"nan"``
             to return NaN there (value and gradient) and leave the others alone.
-        return_info: also return ``info`` with ``converged``, ``residual``, ``iterations``, one entry per instance.
+        return_info: also return ``info`` with ``converged``, ``residual``, ``iterations``, ``empty``, ``engine``, one
+            entry per instance.
 
     Returns:
         z ``(*batch, *P.shape)`` in the dtype and on the device of w (computed in float64), or ``(z, info)``.
@@ -152,10 +153,10 @@ def softmax(
     z = problem.shaped(settled(z, info, problem, on_failure))
     if not return_info:
         return z
-    return z, (info or Info(*Solution(problem.u.detach()).told())).reshape(problem.batch)
+    return z, (info or Solution(problem.u.detach()).info(solver.name)).reshape(problem.batch)
 
 
-def checked_options(P: Polytope, regularizer: Regularizer, engine: str, backward: str, on_failure: str) -> Engine[Any]:
+def checked_options(P: Polytope, regularizer: Regularizer, engine: str, backward: str, on_failure: str) -> Solver:
     """The engine; raises a ValueError unless it and the other options are known and fit."""
     if backward not in BACKWARD:
         raise ValueError(f"backward: choose 'implicit', 'finite_difference' or 'unroll', got {backward!r}")

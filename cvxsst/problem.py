@@ -85,6 +85,11 @@ class Problem:
         """The same problem at other utilities."""
         return replace(self, u=u)
 
+    def rows(self, which: torch.Tensor) -> Problem:
+        """The inspected problem of some instances (flat positions), a batch of its own."""
+        forbidden = None if self.forbidden is None else self.forbidden[which]
+        return replace(self, u=self.u[which], forbidden=forbidden, batch=torch.Size([len(which)]))
+
     def shaped(self, z: torch.Tensor) -> torch.Tensor:
         """``(B, n)`` in the shape and dtype of the result."""
         shape = (*self.batch, *self.P.shape)

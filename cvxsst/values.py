@@ -59,6 +59,14 @@ def holds(mask: torch.Tensor) -> bool:
     return found[-1]
 
 
+def positions(mask: torch.Tensor) -> torch.Tensor | None:
+    """Where a flat mask is True; None where ``vmap`` hides it."""
+    try:
+        return mask.nonzero().flatten()
+    except RuntimeError:
+        return None
+
+
 def is_finite(*parts: torch.Tensor) -> bool:
     """Whether the sum of all entries is finite: then every entry is. At most one transfer to the host."""
     found: list[bool] = []

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Iterator
 
 import cvxpy as cp
+import numpy as np
 import pytest
 import torch
 
@@ -184,3 +185,81 @@ def test_unsupported_domain_is_no_refusal_but_an_error() -> None:
     for name in ("kkt", "cvxpylayer"):
         with pytest.raises(ValueError, match="defined for entries in"):
             cvxsst.softmax(signed, torch.zeros(2), cvxsst.BinaryEntropy(), engine=name)
+
+
+class Flaky(Engine[tuple[int, ...]]):
+    """Right by kkt, but gives up the instances with a negative first utility, and some backward solves."""
+
+    name = "flaky"
+
+    def refusal(self, P: cvxsst.Polytope, f: cvxsst.Regularizer) -> str | None:
+        return ENGINES["kkt"].refusal(P, f)
+
+    def prepare(self, P: cvxsst.Polytope, f: cvxsst.Regularizer) -> tuple[int, ...]:
+        return (P.size,)
+
+    def solve(self, state: tuple[int, ...], u: torch.Tensor, forbidden: torch.Tensor | None) -> Solution:
+        z = torch.softmax(u, 1)
+        lost = u[:, 0] < 0
+        return Solution(z.masked_fill(lost[:, None], torch.nan), ~lost, torch.where(lost, torch.inf, 0.0))
+
+    def times_jacobian(
+        self,
+        state: tuple[int, ...],
+        g: torch.Tensor,
+        u: torch.Tensor,
+        z: torch.Tensor,
+        kept: tuple[torch.Tensor, ...],
+        forbidden: torch.Tensor | None,
+    ) -> torch.Tensor:
+        product = z * (g - (z * g).sum(1, keepdim=True))
+        return product.masked_fill((u[:, 1] > 2)[:, None], torch.nan)
+
+
+@pytest.fixture
+def flaky_first() -> Iterator[Flaky]:
+    others = dict(ENGINES)
+    ENGINES.clear()
+    engine = register(Flaky())
+    ENGINES.update(others)
+    yield engine
+    ENGINES.clear()
+    ENGINES.update(others)
+
+
+def test_auto_hands_on_what_an_engine_does_not_solve(flaky_first: Flaky, generator: torch.Generator) -> None:
+    P, f = polytopes.simplex(4), cvxsst.CategoricalEntropy()
+    w = utilities(P, 3, 5, generator=generator).clamp(max=1.9).requires_grad_()
+    lost = w.detach()[..., 0] < 0
+    assert bool(lost.any() and not lost.all())
+    z, info = cvxsst.softmax(P, w, f, return_info=True)
+    assert info.converged.all()
+    assert (info.engine == np.where(lost.numpy(), "fast", "flaky")).all()
+    g = utilities(P, 3, 5, generator=generator)
+    (gradient,) = torch.autograd.grad(z, w, g)
+    expected = torch.softmax(w, -1)
+    assert (z - expected).abs().max() <= 1e-12
+    assert (gradient - torch.autograd.grad(expected, w, g)[0]).abs().max() <= 1e-12
+    mapped = torch.func.vmap(lambda x: cvxsst.softmax(P, x, f))(w)
+    assert (mapped - expected).abs().max() <= 1e-12
+    central = cvxsst.softmax(P, w, f, backward="finite_difference")
+    assert (torch.autograd.grad(central, w, g)[0] - gradient).abs().max() <= 1e-6
+    with pytest.raises(cvxsst.ConvergenceError, match="in instances"):
+        cvxsst.softmax(P, w, f, engine="flaky")  # by name, nobody takes over
+
+
+def test_a_derivative_that_fails_raises_or_is_nan_in_its_instance(flaky_first: Flaky) -> None:
+    P, f = polytopes.simplex(3), cvxsst.CategoricalEntropy()
+    w = torch.tensor([[0.5, 0.0, 0.1], [0.3, 2.5, 0.0], [0.2, 0.1, 0.0]], dtype=torch.float64, requires_grad=True)
+    g = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    with pytest.raises(cvxsst.ConvergenceError, match="derivative did not reach its accuracy in instances") as told:
+        torch.autograd.grad(cvxsst.softmax(P, w, f), w, g)
+    assert told.value.instances == [(1,)]
+    (gradient,) = torch.autograd.grad(cvxsst.softmax(P, w, f, on_failure="nan"), w, g)
+    assert gradient.isnan().all(1).tolist() == [False, True, False]
+    assert torch.isfinite(gradient[[0, 2]]).all()
+    spoiled = g.clone()
+    spoiled[0] = torch.nan  # a NaN that comes in is no failure of the solve
+    spoiled[1] = 0.0
+    (gradient,) = torch.autograd.grad(cvxsst.softmax(P, w, f), w, spoiled)
+    assert gradient.isnan().all(1).tolist() == [True, False, False]

@@ -5,11 +5,16 @@
 - ``"cvxpylayer"``: any polytope, any regularizer with a formula: the reference, one instance at a time;
 - ``"enumeration"``: the exponential family over all structures of a small set.
 
+With ``engine="auto"`` the instances that one engine does not solve go to the next that can; ``info.engine`` tells which
+solved each.
+
 Another engine is a subclass of ``Engine``, registered with ``register``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 from cvxsst.arguments import checked_polytope
@@ -18,11 +23,12 @@ from cvxsst.engines.cvxpylayer import CvxpyLayerEngine
 from cvxsst.engines.enumeration import Enumeration
 from cvxsst.engines.fast import Fast
 from cvxsst.engines.kkt import KKT
+from cvxsst.engines.solver import Solver
 from cvxsst.errors import NoFastPathError
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import Regularizer, checked_regularizer
 
-__all__ = ["ENGINES", "Engine", "Info", "Solution", "chosen_engine", "register", "which_engine"]
+__all__ = ["ENGINES", "Engine", "Info", "Solution", "Solver", "chosen_engine", "register", "which_engine"]
 
 E = TypeVar("E", bound=Engine[Any])
 
@@ -60,14 +66,14 @@ def which_engine(P: Polytope, regularizer: Regularizer) -> str:
     return name
 
 
-def chosen_engine(P: Polytope, regularizer: Regularizer, name: str) -> Engine[Any]:
-    """The engine called ``name``, or for ``"auto"`` the first that can solve the problem."""
+def chosen_engine(P: Polytope, regularizer: Regularizer, name: str) -> Solver:
+    """The engine called ``name``; for ``"auto"`` the first that can solve the problem, the others behind it."""
     checked_polytope(P)
     checked_regularizer(regularizer)
     if name == "auto":
         for engine in ENGINES.values():
             if engine.supports(P, regularizer):
-                return engine
+                return Solver(engine, partial(_behind, engine, P, regularizer))
         reasons = "; ".join(f"{engine.name}: {engine.refusal(P, regularizer)}" for engine in ENGINES.values())
         raise NoFastPathError(f"no engine can solve {regularizer!r} over {P!r}: {reasons}")
     if name not in ENGINES:
@@ -77,4 +83,8 @@ def chosen_engine(P: Polytope, regularizer: Regularizer, name: str) -> Engine[An
         able = [other.name for other in ENGINES.values() if other.supports(P, regularizer)]
         cure = f"use engine={able[0]!r} or 'auto'" if able else "no engine can: see @family.log_partition"
         raise NoFastPathError(f"engine={name!r}: {refusal}; {cure}")
-    return ENGINES[name]
+    return Solver(ENGINES[name])
+
+
+def _behind(first: Engine[Any], P: Polytope, regularizer: Regularizer) -> Iterator[Engine[Any]]:
+    return (engine for engine in list(ENGINES.values()) if engine is not first and engine.supports(P, regularizer))

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 
 from cvxsst.autograd import SymmetricMap
+from cvxsst.errors import ConvergenceError
 from cvxsst.polytope import Polytope
-from cvxsst.problem import Problem
+from cvxsst.problem import Problem, named
 from cvxsst.regularizers import Regularizer
-from cvxsst.values import plainly
+from cvxsst.values import holds, is_finite, plainly
 
 State = TypeVar("State")
+Watch = Callable[[torch.Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -27,12 +32,14 @@ class Info:
             NaN where the engine is a closed form, which has none.
         iterations: of the solver, as far as it tells; 0 for a closed form.
         empty: bool: the -inf entries of this instance leave no point of P.
+        engine: the name of the engine that z is from, an array of strings of the batch's shape.
     """
 
     converged: torch.Tensor
     residual: torch.Tensor
     iterations: torch.Tensor
     empty: torch.Tensor
+    engine: np.ndarray
 
     def reshape(self, batch: torch.Size) -> Info:
         return Info(*(getattr(self, field.name).reshape(batch) for field in fields(self)))
@@ -48,17 +55,22 @@ class Solution(NamedTuple):
     empty: torch.Tensor | None = None
     kept: tuple[torch.Tensor, ...] = ()
 
+    def info(self, engine: str) -> Info:
+        """The ``Info`` of a batch that this engine solved."""
+        converged, residual, iterations, empty = self.told()
+        return Info(converged, residual, iterations, empty, np.full(len(self.z), engine))
+
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
         """All of them, of a solution in which all are told."""
         return *(part for part in self[:5] if part is not None), *self.kept
 
-    def told(self) -> tuple[torch.Tensor, ...]:
-        """``converged``, ``residual``, ``iterations``, ``empty``, filled in: a closed form has converged where finite."""
+    def told(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """``converged``, ``residual``, ``iterations``, ``empty``, filled in: a closed form has converged if finite."""
         z = self.z
         return (
             torch.isfinite(z.sum(dim=1)) if self.converged is None else self.converged,
-            z.new_full((len(z),), torch.nan) if self.residual is None else self.residual,
+            z.new_full((len(z),), torch.nan) if self.residual is None else self.residual.to(z.dtype),
             torch.zeros(len(z), dtype=torch.long, device=z.device) if self.iterations is None else self.iterations,
             torch.zeros(len(z), dtype=torch.bool, device=z.device) if self.empty is None else self.empty,
         )
@@ -107,7 +119,10 @@ class Engine(ABC, Generic[State]):
         kept: tuple[torch.Tensor, ...],
         forbidden: torch.Tensor | None,
     ) -> torch.Tensor:
-        """J g ``(B, n)`` at the solution z; g is 0 where forbidden, and so may anything be in the result."""
+        """J g ``(B, n)`` at the solution z, NaN in an instance where it cannot be had to 1e-6.
+
+        g is 0 where forbidden, and what the result has there does not matter.
+        """
 
     def supports(self, P: Polytope, f: Regularizer) -> bool:
         return self.refusal(P, f) is None
@@ -119,22 +134,45 @@ class Engine(ABC, Generic[State]):
 
         return P.prepared.get((self, f), make)
 
-    def softmax(self, problem: Problem) -> tuple[torch.Tensor, Info | None]:
-        """z ``(B, n)``, connected by autograd, and how it went; None if all went well and there is nothing to tell."""
+    def softmax(self, problem: Problem, on_failure: str = "nan") -> tuple[torch.Tensor, Info | None]:
+        """z ``(B, n)``, connected by autograd, and how it went; None if all went well and there is nothing to tell.
+
+        ``on_failure``: what a backward solve does that misses its accuracy: ``"raise"``, or NaN in its instance.
+        """
         problem = problem.inspected()
         assert problem.f is not None
         state = self.state(problem.P, problem.f)
-        z, *told = self._map.with_kept(problem.u, problem.forbidden, state)[:5]
-        return z, Info(*told)
+        watch = partial(_raise_for, problem) if on_failure == "raise" else None
+        z, *told = self._map.with_kept(problem.u, problem.forbidden, state, watch)[:5]
+        converged, residual, iterations, empty = told
+        return z, Info(converged, residual, iterations, empty, np.full(len(z), self.name))
 
-    def _solve(self, u: torch.Tensor, forbidden: torch.Tensor | None, state: State) -> tuple[torch.Tensor, ...]:
+    def _solve(
+        self, u: torch.Tensor, forbidden: torch.Tensor | None, state: State, watch: Watch | None
+    ) -> tuple[torch.Tensor, ...]:
         solution = self.solve(state, u, forbidden)
         z = solution.z if forbidden is None else solution.z.masked_fill(forbidden, 0.0)
         return z, *solution.told(), *solution.kept
 
     def _times_jacobian(self, g: torch.Tensor, u: torch.Tensor, z: torch.Tensor, *rest: Any) -> torch.Tensor:
-        *kept, forbidden, state = rest[4:]
-        if forbidden is None:
-            return self.times_jacobian(state, g, u, z, tuple(kept), None)
-        product = self.times_jacobian(state, g.masked_fill(forbidden, 0.0), u, z, tuple(kept), forbidden)
-        return product.masked_fill(forbidden, 0.0)
+        *kept, forbidden, state, watch = rest[4:]
+        g = g if forbidden is None else g.masked_fill(forbidden, 0.0)
+        product = self.times_jacobian(state, g, u, z, tuple(kept), forbidden)
+        product = product if forbidden is None else product.masked_fill(forbidden, 0.0)
+        if is_finite(product):
+            return product
+        nothing = (g == 0).all(dim=1, keepdim=True)  # asked of an instance that another engine has solved
+        product = product.masked_fill(nothing, 0.0)
+        if watch is not None:
+            watch(~torch.isfinite(product).all(dim=1) & torch.isfinite(g).all(dim=1))
+        return product
+
+
+def _raise_for(problem: Problem, failed: torch.Tensor) -> None:
+    if holds(failed):
+        instances = problem.instances(failed)
+        raise ConvergenceError(
+            f"the derivative did not reach its accuracy{named(instances, ' in instances ')}; "
+            "backward='finite_difference' needs no linear system, on_failure='nan' keeps the others",
+            instances,
+        )

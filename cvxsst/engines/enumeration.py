@@ -42,7 +42,7 @@ class Enumeration(Engine[torch.Tensor]):
         p = torch.softmax(logits, dim=1)
         return Solution(p @ V, empty=empty)
 
-    def times_jacobian(self, state, g, u, z, kept, forbidden):  # noqa: ANN001, ANN201
+    def times_jacobian(self, state, g, u, z, kept, forbidden):
         """E[(v - z) <v, g>]."""
         V = state.to(u.device)
         logits = u @ V.T

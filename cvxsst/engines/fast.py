@@ -33,7 +33,7 @@ class Fast(Engine[Map]):
         assert path is not None
         return partial(_applied, path, P)
 
-    def softmax(self, problem: Problem, **options: Any) -> tuple[torch.Tensor, Info | None]:
+    def softmax(self, problem: Problem, on_failure: str = "nan", **options: Any) -> tuple[torch.Tensor, Info | None]:
         assert problem.f is not None
         path = _path(problem.P, problem.f)
         assert path is not None
@@ -51,11 +51,11 @@ class Fast(Engine[Map]):
                 return z, None
             problem = problem.inspected()
         if problem.forbidden is None:
-            return z, Info(*Solution(z.detach()).told())
+            return z, Solution(z.detach()).info(self.name)
         z = _applied(path, problem.P, problem.u.masked_fill(problem.forbidden, -torch.inf), **options)
         # By its contract a path answers NaN where -inf leaves no structure; unrolled sweeps may also be too slow there.
         lost = z.detach().isnan().any(dim=1) & problem.forbidden.any(dim=1)
-        return z, Info(*Solution(z.detach(), empty=None if options else lost).told())
+        return z, Solution(z.detach(), empty=None if options else lost).info(self.name)
 
     def solve(self, state: Map, u: torch.Tensor, forbidden: torch.Tensor | None) -> Solution:
         u = u if forbidden is None else u.masked_fill(forbidden, -torch.inf)
