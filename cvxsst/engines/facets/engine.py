@@ -14,7 +14,8 @@ from cvxsst.geometry.presolve import Presolved
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import Regularizer, Separable
 
-ACCEPTED = 1e-10  # residual, in units of z relative to the largest entry over P if > 1
+ACCEPTED = 1e-9  # residual, in units of z relative to the largest entry over P if > 1
+LEFT = 1e-9  # an entry with a larger least value is needed
 
 
 @dataclass
@@ -23,6 +24,7 @@ class State:
 
     description: Description
     presolved: Presolved
+    lower: torch.Tensor
     programs: dict[torch.device, newton.Program] = field(default_factory=dict)
 
     def program(self, device: torch.device) -> newton.Program:
@@ -44,7 +46,9 @@ class Facets(Engine[State]):
         description = described(P)
         assert isinstance(f, Separable)
         assert isinstance(description, Description)
-        return State(description, P.presolved, {torch.device("cpu"): program(P, f, description)})
+        return State(
+            description, P.presolved, torch.from_numpy(P.bounds[0]), {torch.device("cpu"): program(P, f, description)}
+        )
 
     def solve(self, state: State, u: torch.Tensor, forbidden: torch.Tensor | None) -> Solution:
         program, d = state.program(u.device), state.description
@@ -53,10 +57,13 @@ class Facets(Engine[State]):
         mask = None if forbidden is None else forbidden[:, free]
         found = newton.solve(program, u[:, free], mask) if len(free) and len(u) else newton.Found.nothing(u[:, free])
         z = z.index_copy(1, free, found.z)
-        converged = found.residual <= ACCEPTED * program.size
+        rounding = newton.ROUNDING * (u.amax(1) - u.amin(1)) if u.numel() else 0.0
+        converged = found.residual <= ACCEPTED * program.size + rounding
         empty = None
         if forbidden is not None:
-            empty = _leave_nothing(state, forbidden, ~converged)
+            needed = (forbidden & (state.lower.to(u.device) > LEFT)).any(dim=1)
+            empty = needed | _leave_nothing(state, forbidden, ~converged & ~needed)
+            converged = converged & ~empty
         return Solution(z, converged, found.residual, found.iterations, empty, (face(program, found, mask),))
 
     def times_jacobian(

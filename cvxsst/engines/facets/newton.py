@@ -25,15 +25,17 @@ from cvxsst.engines.facets.inequalities import Cuts, Inequalities
 from cvxsst.regularizers import Separable
 
 STEPS = 400
-HALVINGS = 12
+HALVINGS = 30
 NEAR_SPREAD, GROWTH = 14.0, 1.6
 TOLERANCE = 1e-13  # of E z - e and W z - h, in units of z
 ROUGH = 1e-3  # the same where u is still scaled down
 EARLY = 1e-1  # error up to which the most violated inequality joins a working set that is not yet settled
 CAREFUL = 150  # steps from which on it is settled first
-DAMPING = 1e-13
+DAMPING = (1e-13, 1e-10, 1e-7)  # of R H R', relative to its diagonal; the next where a step would be absurd
+ABSURD = 1e3  # so many times the longest step
+FLAT = 1e-100  # a curvature that is none
 LONGEST = 30.0  # a step moves u - R'mu by the spread of u and this, at most
-EPS = torch.finfo(torch.float64).eps
+ROUNDING = 4 * torch.finfo(torch.float64).eps  # of z, relative to the spread of u
 
 
 @dataclass
@@ -108,9 +110,9 @@ class Live:
         """The error with which an instance goes on: to a larger scale, or to the end."""
         return torch.where(self.scale < 1, ROUGH * program.size, self.goal)
 
-    def keep(self, which: torch.Tensor) -> None:
-        for field in fields(self):
-            setattr(self, field.name, getattr(self, field.name)[which])
+    def of(self, which: torch.Tensor) -> Live:
+        """Some of the instances."""
+        return Live(*(getattr(self, field.name)[which] for field in fields(self)))
 
 
 def solve(program: Program, u: torch.Tensor, forbidden: torch.Tensor | None) -> Found:
@@ -131,10 +133,8 @@ def solve(program: Program, u: torch.Tensor, forbidden: torch.Tensor | None) -> 
         if bool(done.any()):
             z[live.index[done]], residual[live.index[done]] = live.z[done], error[done]
             iterations[live.index[done]] = step
-            part = Live(**vars(live))
-            part.keep(done)
-            finished.append(part)
-            live.keep(~done)
+            finished.append(live.of(done))
+            live = live.of(~done)
             if not len(live.index):
                 break
         _newton(program, live)
@@ -156,7 +156,7 @@ def _start(program: Program, u: torch.Tensor, forbidden: torch.Tensor | None) ->
         u=u,
         low=low,
         high=high,
-        goal=TOLERANCE * program.size + 4 * EPS * spread,
+        goal=TOLERANCE * program.size + ROUNDING * spread,
         longest=LONGEST + spread,
         scale=scale,
         nu=nu,
@@ -236,21 +236,58 @@ def _newton(program: Program, live: Live) -> None:
     # What is left of a settled row is rounding, and as a step may be of any size.
     error = _error(live)
     miss = live.miss.masked_fill(live.miss.abs() <= 0.1 * live.goal[:, None], 0.0)
-    direction = _direction(program, live, miss, error)
-    m = live.nu.shape[1]
-    slope = (miss * direction).sum(1)  # minus the derivative at t = 0
-    careful = error > 1e-9 * program.size  # closer it is rounding
-    t = (live.longest / _moved(program, live, direction).abs().amax(1)).clamp(max=1.0)
-    for _ in range(HALVINGS):
-        step = t[:, None] * direction
-        nu, lam = live.nu + step[:, :m], (live.lam + step[:, m:]).clamp_min(0.0)
-        z, miss = _at(program, live, nu, lam)
-        past = -(miss * direction).sum(1)  # the derivative at t
-        too_far = careful & (past > 0.5 * slope)
-        if not bool(too_far.any()):
+    direction = _direction(program, live, miss, error, DAMPING[0])
+    moved = _moved(program, live, direction).abs().amax(1)
+    for damping in DAMPING[1:]:
+        # A direction that moves u absurdly far is rounding, along which no z moves: damped, the others can be seen.
+        rows = (moved > ABSURD * live.longest).nonzero()[:, 0]
+        if not len(rows):
             break
-        t = torch.where(too_far, t * (slope / (slope + past)).clamp(0.1, 0.9), t)
-    live.nu, live.lam, live.z, live.miss = nu, lam, z, miss
+        part = live.of(rows)
+        direction[rows] = _direction(program, part, miss[rows], error[rows], damping)
+        moved[rows] = _moved(program, part, direction[rows]).abs().amax(1)
+    slope = (miss * direction).sum(1)  # minus the derivative at t = 0
+    enough = 0.5 * slope + 0.1 * live.goal * direction.abs().sum(1)  # the second part is rounding
+    t = (live.longest / moved).clamp(max=1.0)
+    past = _move(program, live, t, direction)
+    rows = (past > enough).nonzero()[:, 0]
+    if len(rows):
+        _shorten(program, live, rows, *(x[rows] for x in (t, direction, enough, past)))
+
+
+def _move(program: Program, live: Live, t: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+    """Go t along the direction; returns the derivative of the dual objective there."""
+    m = live.nu.shape[1]
+    step = t[:, None] * direction
+    live.nu, live.lam = live.nu + step[:, :m], (live.lam + step[:, m:]).clamp_min(0.0)
+    live.z, live.miss = _at(program, live, live.nu, live.lam)
+    return -(live.miss * direction).sum(1)
+
+
+def _shorten(
+    program: Program,
+    live: Live,
+    rows: torch.Tensor,
+    t: torch.Tensor,
+    direction: torch.Tensor,
+    enough: torch.Tensor,
+    past: torch.Tensor,
+) -> None:
+    """For these instances, which have gone t and so too far: the derivative is convex in t, 0 in between. Where an entry
+    comes off its bound it jumps, so that a step which is merely not too far may be nearly none."""
+    low, high = torch.zeros_like(t), t
+    derivative, at = past, t
+    part = live.of(rows)
+    for _ in range(HALVINGS):
+        far = derivative > enough
+        near = derivative < -enough
+        if not bool((far | near).any()):
+            break
+        low, high = torch.where(near, at, low), torch.where(far, at, high)
+        new = torch.where(far | near, (low + high) / 2, at)
+        derivative, at = _move(program, part, new - at, direction), new
+    for name in ("nu", "lam", "z", "miss"):
+        getattr(live, name)[rows] = getattr(part, name)
 
 
 def _moved(program: Program, live: Live, multipliers: torch.Tensor) -> torch.Tensor:
@@ -260,14 +297,16 @@ def _moved(program: Program, live: Live, multipliers: torch.Tensor) -> torch.Ten
     return moved + (multipliers[:, None, m:] @ live.W)[:, 0] if live.lam.shape[1] else moved
 
 
-def _direction(program: Program, live: Live, miss: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
+def _direction(program: Program, live: Live, miss: torch.Tensor, size: torch.Tensor, relative: float) -> torch.Tensor:
     """(R H R' + damping) d = miss in the free rows; lam + d = 0 in those that would turn negative."""
     m, r = live.nu.shape[1], miss.shape[1]
     H = program.f.slope(live.z) * ((live.z > live.low) & (live.z < live.high))
     S = _normal_matrix(program.E, live.W, H)
     diagonal = S.diagonal(dim1=1, dim2=2)
-    damping = DAMPING * diagonal.amax(1) + 1e-3 * size.clamp_max(1.0).square() * diagonal.mean(1)
-    S = S + torch.diag_embed(damping[:, None] + (diagonal == 0) * (0.1 * size / (1 + live.scale))[:, None])
+    damping = relative * diagonal.amax(1) + 1e-3 * size.clamp_max(1.0).square() * diagonal.mean(1)
+    S = S + torch.diag_embed(
+        damping[:, None] + (diagonal < FLAT) * (0.1 * size / live.longest).clamp_min(FLAT)[:, None]
+    )
     if r == m:
         return _solve(S, miss)
     free = torch.ones_like(miss, dtype=torch.bool)
