@@ -81,8 +81,38 @@ def test_a_drawn_declaration_holds_the_point_around_which_it_was_drawn():
     """And the first of all choices is the simplest, so that hypothesis shrinks to it."""
     simplest = corpora.draw("simplest", lambda options: options[0])
     assert simplest.P.size == 1
+    assert len(simplest.declare()[1]) == 2
     assert np.array_equal(simplest.P.bounds, [[0], [1]])
     assert len({declaration.judge.form.G.shape for declaration in corpora.drawn(0, 12)}) > 6
+
+
+FILE = """NAME small
+ROWS
+ N  cost
+ L  row
+COLUMNS
+    MARKER MARKER 'MARKER' 'INTORG'
+    x  row  2.0
+    MARKER MARKER 'MARKER' 'INTEND'
+    y  cost  1.0
+    fixed  row  1.0
+RHS
+    rhs  row  5.0
+BOUNDS
+ PL  bound  x
+ FX  bound  fixed  2.0
+ENDATA
+"""
+
+
+def test_bounds_of_a_file_are_its_own_or_implied_or_the_widest(tmp_path):
+    """2 x + fixed <= 5, fixed = 2, y without a bound: x <= 1.5, integer or not, and y <= WIDEST."""
+    path = tmp_path / "small.mps"
+    path.write_text(FILE)
+    z, constraints = corpora.declared_by_file(path)
+    assert np.allclose(cvxsst.Polytope(z, constraints, recognize=False).bounds, [[0, 0, 0], [1, 1, 0]])
+    z.value = np.array([0.5, 1.0, 0.0])
+    assert np.allclose(constraints[-1].expr.value, 0.5 * 2 * 1.5 + 2 - 5)
 
 
 @with_files
