@@ -91,9 +91,9 @@ ROWS
  N  cost
  L  row
 COLUMNS
-    MARKER MARKER 'MARKER' 'INTORG'
+    MARK  'MARKER'  'INTORG'
     x  row  2.0
-    MARKER MARKER 'MARKER' 'INTEND'
+    MARK  'MARKER'  'INTEND'
     y  cost  1.0
     fixed  row  1.0
 RHS
