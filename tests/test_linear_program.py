@@ -148,3 +148,23 @@ def test_exact_ties_do_not_depend_on_what_was_solved_before(zeros: list[int]) ->
         cold = LinearProgram(form.A, form.b, form.G, form.h, form.n).vertex(c, zeros=zeros)
         warm = program.vertex(c, zeros=zeros)
         assert warm.x == pytest.approx(cold.x, abs=1e-9)
+
+
+def test_a_vertex_is_optimal_whatever_the_units_of_the_rows() -> None:
+    """A row in other units has a multiplier in other units: small ones count too when ties are broken."""
+    random = np.random.default_rng(0)
+    z = cp.Variable(3)
+    rows = [1e6 * (z[0] + z[1] + 3 * z[2]) >= 1e6, 1e3 * (z[0] + z[1] - z[2]) <= -1e3 / 3 + 1]
+    P = cvxsst.Polytope(z, [z >= 0, z <= 1, z[0] == 0, *rows], recognize=False)
+    program = P.presolved.linear_program
+    for small in random.normal(size=(300, 3)):
+        c = np.array([0.0, 1.0, -1.0]) + 1e-4 * small  # the second row, and 1e-4 of the first: 1e-10 in its units
+        assert c @ (program.maximize(c).x - program.vertex(c).x) <= 1e-9
+
+
+def test_a_vertex_may_be_the_best_for_a_second_objective() -> None:
+    z, second = cp.Variable(4), np.array([0.0, -1.0, 3.0, 2.0])
+    program = cvxsst.Polytope(z, [z >= 0, cp.sum(z) == 1], recognize=False).presolved.linear_program
+    assert program.vertex(np.array([1.0, 1.0, 0.0, 1.0]), then=second).x == pytest.approx([0, 0, 0, 1])
+    assert program.vertex(np.array([1.0, 1.0, 0.0, 1.0]), then=-second).x == pytest.approx([0, 1, 0, 0])
+    assert program.vertex(np.array([1.0, 2.0, 0.0, 1.0]), then=second).x == pytest.approx([0, 1, 0, 0])

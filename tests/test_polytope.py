@@ -89,6 +89,21 @@ def test_implied_equalities_and_dependent_ones_are_found() -> None:
     assert list(P.presolved.fixed) == [0]
 
 
+def test_equalities_in_other_units_are_kept() -> None:
+    """A unit flow through six nodes, each balance in units of its own: none of them follows from the others."""
+    pairs = [(i, j) for i in range(6) for j in range(i + 1, 6)]
+    balance = np.zeros((6, len(pairs)))
+    for column, (i, j) in enumerate(pairs):
+        balance[[i, j], column] = -1, 1
+    units, right = 10.0 ** np.array([6, -5, 0, -6, 3, -2]), np.array([-1.0, 0, 0, 0, 0, 1])
+    z = cp.Variable(len(pairs))
+    P = Polytope(z, [z >= 0, np.diag(units) @ balance @ z == units * right], recognize=False)
+    assert P.presolved.form.A.shape[0] == 5
+    assert P.presolved.dimension == len(pairs) - 5
+    for w in torch.randn(20, len(pairs), generator=torch.Generator().manual_seed(0), dtype=torch.float64):
+        assert np.abs(balance @ cvxsst.argmax(P, w).numpy() - right).max() <= 1e-9
+
+
 def test_single_point() -> None:
     z = cp.Variable(2)
     P = Polytope(z, [z == np.array([0.25, 0.75])])

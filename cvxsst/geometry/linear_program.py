@@ -68,6 +68,7 @@ class LinearProgram:
         matrix = sp.csr_array(sp.vstack([sp.csr_array(A), G[rows]]))
         self.row_upper = np.concatenate([b, np.asarray(h)[rows]])
         self.row_lower = np.concatenate([b, np.full(len(rows), -np.inf)])
+        self._row_size = np.abs(matrix).max(axis=1).toarray().ravel() if matrix.shape[1] else np.zeros(matrix.shape[0])
         self._generic = np.random.default_rng(0).uniform(1, 2, n)
         self._lock = threading.Lock()
         self._zeros = np.zeros(0, dtype=np.int32)  # columns held at 0 for the time of one call
@@ -122,7 +123,10 @@ class LinearProgram:
             best = self._maximize(c)
             if best.status != "optimal" or self._is_unique():
                 return best
-            return self._break_tie(best, self._generic if then is None else then)
+            tied = self._break_tie(best, self._generic if then is None else then)
+            assert best.x is not None and tied.x is not None
+            lost = c @ (best.x - tied.x)[: len(c)]
+            return tied if lost <= TOLERANCE * np.abs(c).max(initial=0.0) * max(1.0, np.abs(best.x).max()) else best
 
     def set_bounds(self, column: int, lower: float, upper: float) -> None:
         with self._lock:
@@ -195,7 +199,7 @@ class LinearProgram:
         """Whether the last solution is known to be the only optimal one."""
         basis, solution = self._highs.getBasis(), self._highs.getSolution()
         statuses = [*basis.col_status, *basis.row_status]
-        duals = np.array([*solution.col_dual, *solution.row_dual])
+        duals = np.concatenate([solution.col_dual, self._row_size * solution.row_dual])
         nonbasic = np.array([status != highspy.HighsBasisStatus.kBasic for status in statuses], dtype=bool)
         # Every move away from the vertex along a nonbasic direction loses: strict reduced costs.
         return bool(np.all(np.abs(duals[nonbasic]) > TOLERANCE))
@@ -209,7 +213,8 @@ class LinearProgram:
         solution = self._highs.getSolution()
         columns = np.flatnonzero(np.abs(solution.col_dual) > TOLERANCE).astype(np.int32)
         columns = np.setdiff1d(columns, self._zeros).astype(np.int32)  # these stand still anyway
-        rows = np.flatnonzero(np.abs(solution.row_dual) > TOLERANCE).astype(np.int32)
+        # Of rows in other units too: what a dual says is what its whole row adds to the objective.
+        rows = np.flatnonzero(self._row_size * np.abs(solution.row_dual) > TOLERANCE).astype(np.int32)
         at_columns, at_rows = np.array(solution.col_value)[columns], np.array(solution.row_value)[rows]
         at_columns = np.where(
             np.abs(at_columns - self.lower[columns]) < np.abs(at_columns - self.upper[columns]),

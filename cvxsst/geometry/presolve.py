@@ -203,12 +203,18 @@ def is_feasible(z: cp.Variable, constraints: Sequence[cp.Constraint]) -> bool:
 
 
 def independent_rows(A: sp.csr_array) -> np.ndarray:
-    """Indices of a largest set of linearly independent rows."""
+    """Indices of a largest set of linearly independent rows, whatever their sizes."""
     if 0 in A.shape:
         return np.zeros(0, dtype=int)
-    R, pivots = scipy.linalg.qr(A.toarray().T, mode="r", pivoting=True)
+    R, pivots = scipy.linalg.qr((A.toarray() / _units(A.toarray())[:, None]).T, mode="r", pivoting=True)
     diagonal = np.abs(np.diag(R))
     return np.sort(pivots[: np.count_nonzero(diagonal > RANK_TOLERANCE * diagonal.max(initial=0))])
+
+
+def _units(rows: np.ndarray) -> np.ndarray:
+    """A power of 1,000 near the length of each row: what a row is small beside are rows in the same units."""
+    length = np.linalg.norm(rows, axis=1)
+    return 1000.0 ** np.round(np.log(np.where(length > 0, length, 1.0)) / np.log(1000.0))
 
 
 def affine_hull(C: sp.csr_array, d: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -216,7 +222,8 @@ def affine_hull(C: sp.csr_array, d: np.ndarray, n: int) -> tuple[np.ndarray, np.
 
     Combinations of rows that cancel the lifted columns are what the equalities say about z alone.
     """
-    rows = C.toarray()
+    units = _units(C.toarray())
+    rows, d = C.toarray() / units[:, None], d / units
     M = left_null_space(rows[:, n:])
     E, e = M.T @ rows[:, :n], M.T @ d
     if not E.size:
