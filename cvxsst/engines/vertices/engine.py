@@ -18,6 +18,7 @@ from cvxsst.regularizers import Regularizer
 
 ACCEPTED = 1e-8  # residual, relative to the largest entry over P if > 1
 LISTED = 2**16  # entries of all vertices together, up to which a product with them is cheaper than an oracle
+BLUR = 1e-12  # of the vertices that linear programs find, relative to the largest entry over P
 PATIENCE = 0.2  # seconds for listing them
 MOST_NUMBERS = 2**24  # entries of the vertices of a chunk of a batch
 
@@ -41,7 +42,8 @@ class Vertices(Engine[State]):
     def prepare(self, P: Polytope, f: Regularizer) -> State:
         lower, upper = P.bounds
         size = max(1.0, float(np.abs(P.bounds).max(initial=0.0)))
-        return State(Box.between(lower, upper), _oracle(P), size, P.size + 1)
+        oracle, blur = _oracle(P)
+        return State(Box.between(lower, upper, blur * size), oracle, size, P.size + 1)
 
     def solve(self, state: State, u: torch.Tensor, forbidden: torch.Tensor | None) -> Solution:
         box = state.box.to(u.device)
@@ -69,18 +71,18 @@ class Vertices(Engine[State]):
         return (Q @ (Q.mT @ g.unsqueeze(2))).squeeze(2)
 
 
-def _oracle(P: Polytope) -> Oracle:
-    """Over all vertices if they are few, else the family's, else linear programs."""
+def _oracle(P: Polytope) -> tuple[Oracle, float]:
+    """Over all vertices if they are few, else the family's, else linear programs; and how exact the vertices are."""
     member = known(P)
     knowledge = None if member is None else member.knowledge
     if knowledge is not None and knowledge.structures is not None:
         V = _few(knowledge.structures(), P.size)
         if V is not None:
-            return lambda g, nudge, forbidden: best_of(V.to(g.device), g, forbidden)
+            return (lambda g, nudge, forbidden: best_of(V.to(g.device), g, forbidden)), 0.0
     if knowledge is not None and knowledge.argmax is not None:
         oracle = knowledge.argmax
-        return lambda g, nudge, forbidden: by_family(P, oracle, g, forbidden)
-    return lambda g, nudge, forbidden: solved_by_linear_programs(P, g, forbidden, nudge())
+        return (lambda g, nudge, forbidden: by_family(P, oracle, g, forbidden)), 0.0
+    return (lambda g, nudge, forbidden: solved_by_linear_programs(P, g, forbidden, nudge())), BLUR
 
 
 def _few(structures: Iterable[np.ndarray], n: int) -> torch.Tensor | None:

@@ -14,7 +14,7 @@ from cvxsst.engines.vertices.corral import Corrals
 EPS = torch.finfo(torch.float64).eps
 NUDGE = (1e-11, 2e-14)  # of the utilities, relative to the width of P and to |u|: it makes every tie generic
 ROUNDING = 16 * EPS  # of <g, v - z>, relative to (|u| + |z| + |v|) |v - z|
-BLUR = 1e-14  # of a vertex, relative to the width of P
+NUDGED = 1e-10  # residual, relative to the width of P, from which on it matters
 STILL = 8 * EPS  # a step, relative to |u| + |z| + |v|, that is rounding
 # The distance of a vertex from the affine hull, squared, relative to |v|^2: below the first looked at again with an
 # inverse computed anew; below the second rounding, if the gap is too; below the third, times 1 + |m|^2, rounding.
@@ -34,21 +34,24 @@ class Box:
         center: ``(n,)``, of the box around P: vertices count from there, which leaves inner products of 0/1, or of
             integer, vertices exact.
         width: the largest width of the box, 1 if that is 0.
+        blur: how far a vertex may be from where the oracle says.
         generic: ``(n,)``, of length 1: where the utilities are nudged to.
     """
 
     center: torch.Tensor
     width: float
+    blur: float
     generic: torch.Tensor
 
     @staticmethod
-    def between(lower: np.ndarray, upper: np.ndarray) -> Box:
+    def between(lower: np.ndarray, upper: np.ndarray, blur: float) -> Box:
         generic = torch.from_numpy(np.random.default_rng(0).normal(size=len(lower)))
         width = float((upper - lower).max(initial=0.0))
-        return Box(torch.from_numpy((lower + upper) / 2), width if width > 0 else 1.0, generic / generic.norm())
+        width = width if width > 0 else 1.0
+        return Box(torch.from_numpy((lower + upper) / 2), width, blur, generic / generic.norm())
 
     def to(self, device: torch.device) -> Box:
-        return Box(self.center.to(device), self.width, self.generic.to(device))
+        return Box(self.center.to(device), self.width, self.blur, self.generic.to(device))
 
 
 class Projected(NamedTuple):
@@ -144,8 +147,9 @@ def project(oracle: Oracle, box: Box, u: torch.Tensor, forbidden: torch.Tensor |
     bound = torch.cat([part[2] for part in finished])[order]
     counts = torch.cat([torch.full_like(part[0], part[3]) for part in finished])[order]
     residual = bound + nudge
-    z = _polished(corrals, u, 2 * residual) + box.center
-    return Projected(z, 3 * residual, counts, empty, corrals.directions())
+    z, Q = _polished(corrals, u, 2 * residual), corrals.directions()
+    residual = _confirmed(oracle, box, u, forbidden, z, Q, 3 * residual)
+    return Projected(z + box.center, residual, counts, empty, Q)
 
 
 def _asked(oracle: Oracle, box: Box, g: torch.Tensor, nudge, forbidden: torch.Tensor | None) -> torch.Tensor:
@@ -171,7 +175,7 @@ def _look(oracle: Oracle, box: Box, live: Live, corrals: Corrals) -> Found:
     away = v - live.z
     gap, size = (g * away).sum(1), v.square().sum(1) + corrals.s
     reach = live.length + live.z.norm(dim=1) + size.sqrt()
-    noise = ROUNDING * reach * away.norm(dim=1) + BLUR * box.width * g.norm(dim=1)
+    noise = ROUNDING * reach * away.norm(dim=1) + box.blur * g.norm(dim=1)
     m, left = corrals.apart(v)
     least = torch.where(gap > noise, -torch.inf, CLOSE)
     doubtful = ((gap > 0) & (left < DOUBTFUL * size) & (left > least * size)).nonzero().flatten()
@@ -201,3 +205,18 @@ def _polished(corrals: Corrals, u: torch.Tensor, most: torch.Tensor) -> torch.Te
     near = ((corrals.point() - z).norm(dim=1) <= most)[:, None]
     corrals.weight = torch.where(near, corrals.weight, before)
     return corrals.point()
+
+
+def _confirmed(oracle: Oracle, box: Box, u, forbidden, z, Q: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+    """The residual without the nudge, asked of the oracle where u is so large that the nudge is what is left of it."""
+    rows = (residual > NUDGED * box.width).nonzero().flatten()
+    if not len(rows):
+        return residual
+    u, z, mask = u[rows], z[rows], None if forbidden is None else forbidden[rows]
+    g, tangent = u - z, (Q[rows].mT @ (u - z).unsqueeze(2)).squeeze(2)
+    v = _asked(oracle, box, g, lambda: box.generic.expand(g.shape), mask)
+    reach = u.norm(dim=1) + z.norm(dim=1) + v.norm(dim=1)
+    noise = ROUNDING * reach * (v - z).norm(dim=1) + box.blur * g.norm(dim=1)
+    right = (g * (v - z)).sum(1) <= noise
+    found = tangent.norm(dim=1) + EPS * reach
+    return residual.index_copy(0, rows, torch.where(right, found, residual[rows]))
