@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from cvxsst.engines.base import Engine, Solution
@@ -14,7 +15,8 @@ from cvxsst.geometry.presolve import Presolved
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import Regularizer, Separable
 
-ACCEPTED = 1e-9  # residual, in units of z relative to the largest entry over P if > 1
+ACCEPTED = 1e-8  # residual, in units of z relative to the largest entry over P if > 1
+FORCED = 1e-8  # a range of values that is one value
 LEFT = 1e-9  # an entry with a larger least value is needed
 
 
@@ -52,19 +54,28 @@ class Facets(Engine[State]):
 
     def solve(self, state: State, u: torch.Tensor, forbidden: torch.Tensor | None) -> Solution:
         program, d = state.program(u.device), state.description
-        free = d.free.to(u.device)
-        z = d.constant.to(u.device).expand(len(u), -1)
+        free, constant = d.free.to(u.device), d.constant.to(u.device)
         mask = None if forbidden is None else forbidden[:, free]
-        found = newton.solve(program, u[:, free], mask) if len(free) and len(u) else newton.Found.nothing(u[:, free])
-        z = z.index_copy(1, free, found.z)
-        rounding = newton.ROUNDING * (u.amax(1) - u.amin(1)) if u.numel() else 0.0
-        converged = found.residual <= ACCEPTED * program.size + rounding
+        if len(free) and len(u):
+            found, converged = _solved(program, u[:, free], *_box(program, len(u), mask))
+        else:
+            found = newton.Found.empty(u[:, free])
+            converged = torch.ones_like(found.iterations, dtype=torch.bool)
         empty = None
         if forbidden is not None:
-            needed = (forbidden & (state.lower.to(u.device) > LEFT)).any(dim=1)
-            empty = needed | _leave_nothing(state, forbidden, ~converged & ~needed)
+            empty = (forbidden & (state.lower.to(u.device) > LEFT)).any(dim=1)
+            for i in (~converged & ~empty).nonzero().flatten().tolist():
+                box = _narrowed(state, program, forbidden[i])
+                if box is None:
+                    empty[i] = True
+                    continue
+                again, converged[i] = _solved(program, u[i : i + 1, free], *box)
+                found = found.put(torch.tensor([i], device=u.device), again)
             converged = converged & ~empty
-        return Solution(z, converged, found.residual, found.iterations, empty, (face(program, found, mask),))
+        z = constant.repeat(len(u), 1)
+        z[:, free] = found.z + 0.0  # no -0.0
+        kept = (face(program, found), found.inside)
+        return Solution(z, converged, found.residual, found.iterations, empty, kept)
 
     def times_jacobian(
         self,
@@ -75,17 +86,45 @@ class Facets(Engine[State]):
         kept: tuple[torch.Tensor, ...],
         forbidden: torch.Tensor | None,
     ) -> torch.Tensor:
-        program, free = state.program(g.device), state.description.free.to(g.device)
-        mask = None if forbidden is None else forbidden[:, free]
-        found = times_jacobian(program, g[:, free], z[:, free], kept[0], mask)
+        free = state.description.free.to(g.device)
+        if not len(free):
+            return torch.zeros_like(g)
+        found = times_jacobian(state.program(g.device), g[:, free], z[:, free], *kept)
         return torch.zeros_like(u).index_copy(1, free, found)
 
 
-def _leave_nothing(state: State, forbidden: torch.Tensor, failed: torch.Tensor) -> torch.Tensor:
-    """Whether -inf leaves no point of P, asked of a linear program where the solve failed."""
-    empty = torch.zeros_like(failed)
-    nothing = torch.zeros(0).numpy()
-    for i in failed.nonzero().flatten().tolist():
-        zeros = forbidden[i].nonzero().flatten().tolist()
-        empty[i] = state.presolved.linear_program.maximize(nothing, zeros=zeros).status == "infeasible"
-    return empty
+def _solved(
+    program: newton.Program, u: torch.Tensor, low: torch.Tensor, high: torch.Tensor
+) -> tuple[newton.Found, torch.Tensor]:
+    """The solution with, in its residual, how far z moves with the last digit of u; and which have converged."""
+    found = newton.solve(program, u, low, high)
+    digits = (newton.ROUNDING * u.abs() * program.slope(found.z, found.inside)).amax(1)
+    converged = (found.residual <= newton.REACHED * program.size) & (digits <= ACCEPTED * program.size)
+    return found._replace(residual=found.residual.maximum(digits)), converged
+
+
+def _box(program: newton.Program, B: int, forbidden: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """The bounds of each instance ``(B, n)``, 0 where forbidden."""
+    box = (program.low.expand(B, -1), program.high.expand(B, -1))
+    return box if forbidden is None else (box[0].masked_fill(forbidden, 0.0), box[1].masked_fill(forbidden, 0.0))
+
+
+def _narrowed(
+    state: State, program: newton.Program, forbidden: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """The bounds ``(1, n)`` of an instance with entries held at the only value that -inf leaves them; None if it leaves
+    nothing. By linear programs: asked where Newton's method fails, as it may where that value is an end of the domain.
+    """
+    zeros, n = forbidden.nonzero().flatten().tolist(), len(forbidden)
+    low, high = (
+        bound.clone() for bound in _box(program, 1, forbidden[None, state.description.free.to(forbidden.device)])
+    )
+    for k, i in enumerate(state.description.free.tolist()):
+        unit = np.zeros(n)
+        unit[i] = 1.0
+        most, least = (state.presolved.linear_program.maximize(sign * unit, zeros=zeros) for sign in (1.0, -1.0))
+        if most.x is None or least.x is None:
+            return None
+        if most.value + least.value < FORCED:
+            low[0, k] = high[0, k] = round(most.value) if abs(most.value - round(most.value)) < FORCED else most.value
+    return low, high

@@ -109,6 +109,6 @@ class Separated:
 
 
 def along(G: torch.Tensor, hull: torch.Tensor) -> torch.Tensor:
-    """The length of the parts of rows ``(..., n)`` along the affine hull, whose orthonormal normals are ``hull``: what a
-    violation is divided by to be a distance."""
+    """The length of the parts of rows ``(..., n)`` along the affine hull, whose orthonormal normals are ``hull``: a
+    violation divided by it is a distance."""
     return (G - (G @ hull.T) @ hull).norm(dim=-1)

@@ -59,10 +59,9 @@ def _describe(P: Polytope) -> Description | str:
         G = G.reshape(len(h), P.size)
         return _listed(E, e, low, high, G[:, free], h - G @ constant, free, constant)
     if knowledge is not None and knowledge.separation is not None:
-        hull = torch.from_numpy(core.hull[0])
-        tensors = [torch.from_numpy(part) for part in (E, e, low, high, free, constant)]
-        separated = Separated(knowledge.separation, P.shape, *tensors[4:], hull)
-        return Description(*tensors[:4], separated, *tensors[4:])
+        places, rest, hull = (torch.from_numpy(part) for part in (free, constant, core.hull[0]))
+        separated = Separated(knowledge.separation, P.shape, places, rest, hull)
+        return Description(*map(torch.from_numpy, (E, e, low, high)), separated, places, rest)
     found = _computed(P)
     if isinstance(found, str):
         return found
@@ -90,7 +89,14 @@ def _computed(P: Polytope) -> tuple[np.ndarray, np.ndarray] | str:
 
 
 def _listed(
-    E: np.ndarray, e: np.ndarray, low: np.ndarray, high: np.ndarray, G: np.ndarray, h: np.ndarray, *rest: np.ndarray
+    E: np.ndarray,
+    e: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    G: np.ndarray,
+    h: np.ndarray,
+    free: np.ndarray,
+    constant: np.ndarray,
 ) -> Description:
     """Rows scaled so that violations are distances along the affine hull; those that bounds say left out."""
     hull = torch.from_numpy(np.linalg.qr(E.T)[0].T.copy() if len(E) else E)
@@ -98,8 +104,10 @@ def _listed(
     size = along(rows, hull).numpy()
     G, h = G / size[:, None], h / size
     said = _said_by_bounds(G, h, E, e, low, high, hull.numpy())
-    tensors = [torch.from_numpy(np.ascontiguousarray(part)) for part in (E, e, low, high, *rest)]
-    return Description(*tensors[:4], Listed(torch.from_numpy(G[~said]), torch.from_numpy(h[~said])), *tensors[4:])
+    listed = Listed(torch.from_numpy(G[~said]), torch.from_numpy(h[~said]))
+    return Description(
+        *map(torch.from_numpy, (E, e, low, high)), listed, torch.from_numpy(free), torch.from_numpy(constant)
+    )
 
 
 def _said_by_bounds(
