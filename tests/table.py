@@ -16,12 +16,17 @@ import cvxsst
 import polytopes
 from cvxsst.engines import ENGINES
 
-REGULARIZERS = (
+REGULARIZERS: tuple[cvxsst.Regularizer, ...] = (
     cvxsst.Euclidean(),
     cvxsst.CategoricalEntropy(),
     cvxsst.BinaryEntropy(),
     cvxsst.ExponentialFamily(),
 )
+# A new regularizer is tested as soon as it has a public name, if it can be made without arguments.
+for _name in cvxsst.regularizers.__all__:
+    _public = getattr(cvxsst.regularizers, _name)
+    if isinstance(_public, type) and issubclass(_public, cvxsst.Regularizer):
+        REGULARIZERS += tuple(f for f in _public.examples() if f not in REGULARIZERS)
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 

@@ -45,6 +45,14 @@ class Regularizer(ABC):
         """What reports call it: ``CategoricalEntropy``."""
         return repr(self).removesuffix("()")
 
+    @classmethod
+    def examples(cls) -> tuple[Regularizer, ...]:
+        """Instances on which the laws are tested: that without arguments, if there is one."""
+        try:
+            return (cls(),)
+        except TypeError:
+            return ()
+
     def require_domain(self, P: Polytope) -> None:  # noqa: B027 - defined everywhere, unless overridden
         """Raise a ValueError where f is not defined on all of P."""
 

@@ -29,11 +29,13 @@ from cvxsst.engines.kkt.interior import EDGE, PROXIMAL, Program
 from cvxsst.engines.kkt.newton import BoxProgram
 
 # Rows heavier than this, relative to the least curvature, are let yield in the factorization, which would lose its
-# digits; refinement with the multipliers as unknowns then holds them as firmly as they are.
-HEAVY = 1e8
+# digits; refinement with the multipliers as unknowns then holds them as firmly as they are. Where it does not arrive
+# the next of these is tried: a lighter row is easier to factorize, a heavier one quicker to refine.
+HEAVY = (1e10, 1e12, 1e8)
 LIGHT = 1e-30
-STEPS, MOST_STEPS = 3, 30  # of refinement: so many, and then until the last is no more than DONE of the result, or
+STEPS, MOST_STEPS = 3, 12  # of refinement: so many, and then until the last is no more than DONE of the result, or
 DONE, NOTHING = 1e-10, 1e-13  # than NOTHING of g over the least curvature: at a vertex the result is 0
+ENOUGH = 1e-7  # of the result: a last step above is no convergence
 
 Apply = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -67,27 +69,45 @@ def _in_chunks(apply: Apply, g: torch.Tensor, d: torch.Tensor, constraints: torc
 def _eliminate(
     g: torch.Tensor, curvature: torch.Tensor, weight: torch.Tensor, program: Program, chunk: int
 ) -> torch.Tensor:
-    lifted = len(program.start) - program.n
-
     def apply(g: torch.Tensor, curvature: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """Refinement on all of the system:  D x + A'nu + G'mu = g,  A x = 0,  G x = mu / w."""
-        A, G, n, columns = program.A, program.G, program.n, g.shape[1]
-        least, w = curvature.amin(dim=0), weight.clamp_min(LIGHT)
-        D = torch.cat([curvature, curvature.new_zeros(lifted, columns)])
-        yielding = w.minimum(HEAVY * least / program.lengths[:, None])
-        factor = program.pattern.factor(torch.cat([curvature, (PROXIMAL * least).expand(lifted, -1)]), yielding)
-        f = torch.cat([g, g.new_zeros(lifted, columns)])
-        x, nu, mu = torch.zeros_like(D), g.new_zeros(len(program.b), columns), torch.zeros_like(w)
-        for step in range(1, MOST_STEPS + 1):
-            short = mu / w - G @ x
-            dx, dnu = factor.solve(f - D * x - A.T @ nu - G.T @ (mu - yielding * short), -(A @ x))
-            x, nu, mu = x + dx, nu + dnu, mu + yielding * (G @ dx - short)
-            last, result = (t[:n].abs().amax(dim=0) for t in (dx, x))
-            if step >= STEPS and bool((last <= DONE * result + NOTHING / least).all()):
-                break
-        return x[:n]
+        x, missed = _refined(program, g, curvature, weight, HEAVY[0])
+        for heavy in HEAVY[1:]:
+            bad = (~(missed <= ENOUGH)).nonzero().flatten()
+            if not len(bad):
+                return x
+            again, still = _refined(program, g[:, bad], curvature[:, bad], weight[:, bad], heavy)
+            better = still < missed[bad]
+            x[:, bad] = torch.where(better, again, x[:, bad])
+            missed[bad] = torch.where(better, still, missed[bad])
+        return x.masked_fill(~(missed <= ENOUGH), torch.nan)
 
     return _in_chunks(apply, g, curvature, weight, chunk)
+
+
+def _refined(
+    program: Program, g: torch.Tensor, curvature: torch.Tensor, weight: torch.Tensor, heavy: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """x_z ``(n, B)`` of  D x + A'nu + G'mu = g,  A x = 0,  G x = mu / w,  and the last step, relative to it.
+
+    Solved with D and w divided by the least curvature, so that what regularizes the factorization is small beside them.
+    """
+    A, G, n, columns = program.A, program.G, program.n, g.shape[1]
+    lifted, least = len(program.start) - n, curvature.amin(dim=0)
+    D = torch.cat([curvature / least, curvature.new_zeros(lifted, columns)])
+    w = (weight / least).clamp_min(LIGHT)
+    yielding = w.minimum(heavy / program.lengths[:, None])
+    factor = program.pattern.factor(torch.cat([D[:n], D.new_full((lifted, columns), PROXIMAL)]), yielding)
+    f = torch.cat([g, g.new_zeros(lifted, columns)])
+    x, nu, mu = torch.zeros_like(D), g.new_zeros(len(program.b), columns), torch.zeros_like(w)
+    for step in range(1, MOST_STEPS + 1):
+        short = mu / w - G @ x
+        dx, dnu = factor.solve(f - D * x - A.T @ nu - G.T @ (mu - yielding * short), -(A @ x))
+        x, nu, mu = x + dx, nu + dnu, mu + yielding * (G @ dx - short)
+        last, result = (t[:n].abs().amax(dim=0) for t in (dx, x))
+        missed = last / (result + NOTHING / DONE)
+        if step >= STEPS and bool((missed <= DONE).all()):
+            break
+    return x[:n] / least, missed
 
 
 def _project(c: torch.Tensor, H: torch.Tensor, active: torch.Tensor, program: BoxProgram, chunk: int) -> torch.Tensor:
