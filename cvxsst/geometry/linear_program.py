@@ -124,7 +124,8 @@ class LinearProgram:
             if best.status != "optimal" or self._is_unique():
                 return best
             tied = self._break_tie(best, self._generic if then is None else then)
-            assert best.x is not None and tied.x is not None
+            assert best.x is not None
+            assert tied.x is not None
             lost = c @ (best.x - tied.x)[: len(c)]
             return tied if lost <= TOLERANCE * np.abs(c).max(initial=0.0) * max(1.0, np.abs(best.x).max()) else best
 

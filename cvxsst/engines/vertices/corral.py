@@ -14,6 +14,7 @@ The corrals of a batch are padded to one size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,7 +52,7 @@ class Corrals:
         return Corrals(V, weight, taken, inverse[:, None, None], inverse[:, None], s).with_room(ROOM)
 
     @staticmethod
-    def joined(parts: list[Corrals]) -> Corrals:
+    def joined(parts: Sequence[Corrals]) -> Corrals:
         """One after another."""
         K = max(part.room for part in parts)
         parts = [part.with_room(K) for part in parts]
@@ -153,6 +154,8 @@ class Corrals:
             rows = still if rows is None else rows[still]
         self.weight = self.weight.clamp_min(0.0)
         self.weight /= self.weight.sum(1, keepdim=True)
+        known = torch.isfinite(self.weight).all(1, keepdim=True)  # not where vertices were dependent after all
+        self.weight = torch.where(known, self.weight, self.taken / self.taken.sum(1, keepdim=True))
 
     def directions(self) -> torch.Tensor:
         """An orthonormal basis of the directions of each affine hull, ``(L, n, k)``, padded with zeros."""

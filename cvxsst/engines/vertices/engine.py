@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from cvxsst.engines.base import Engine, Solution
-from cvxsst.engines.vertices.projection import Box, Oracle, Projected, project
+from cvxsst.engines.vertices.hull import Hull, Oracle
+from cvxsst.engines.vertices.projection import Projected, project
 from cvxsst.oracles import best_of, by_family, solved_by_linear_programs
 from cvxsst.polytope import Polytope
 from cvxsst.recognition import known
@@ -18,17 +19,17 @@ from cvxsst.regularizers import Regularizer
 
 ACCEPTED = 1e-8  # residual, relative to the largest entry over P if > 1
 LISTED = 2**16  # entries of all vertices together, up to which a product with them is cheaper than an oracle
-BLUR = 1e-12  # of the vertices that linear programs find, relative to the largest entry over P
 PATIENCE = 0.2  # seconds for listing them
-MOST_NUMBERS = 2**24  # entries of the vertices of a chunk of a batch
+BLUR = 1e-12  # of the vertices that linear programs find, relative to the largest entry over P
+MOST_NUMBERS = 2**24  # entries of the vertices of a chunk of a batch: larger batches are solved in turns
 
 
 @dataclass(frozen=True)
 class State:
-    box: Box
-    oracle: Oracle
+    """P as the hull of what its oracle finds, and its largest entry, 1 if that is smaller."""
+
+    hull: Hull
     size: float
-    dimension: int
 
 
 class Vertices(Engine[State]):
@@ -40,18 +41,18 @@ class Vertices(Engine[State]):
         return f"vertices solves for the Euclidean f(z) = |z|^2 / 2, which {f!r} is not"
 
     def prepare(self, P: Polytope, f: Regularizer) -> State:
-        lower, upper = P.bounds
         size = max(1.0, float(np.abs(P.bounds).max(initial=0.0)))
         oracle, blur = _oracle(P)
-        return State(Box.between(lower, upper, blur * size), oracle, size, P.size + 1)
+        return State(Hull.between(*P.bounds, oracle, blur * size), size)
 
     def solve(self, state: State, u: torch.Tensor, forbidden: torch.Tensor | None) -> Solution:
-        box = state.box.to(u.device)
-        chunk = max(1, MOST_NUMBERS // (u.shape[1] * state.dimension + 1))
-        parts = max(1, -(-len(u) // chunk))
+        (B, n), hull = u.shape, state.hull.to(u.device)
+        if not u.numel():
+            return Solution(u.clone(), kept=(u.new_zeros(B, n, 0),))
+        parts = -(-B * n * (n + 1) // MOST_NUMBERS)
         masks = [None] * parts if forbidden is None else forbidden.tensor_split(parts)
         found = Projected.joined(
-            [project(state.oracle, box, part, mask) for part, mask in zip(u.tensor_split(parts), masks, strict=True)]
+            [project(hull, part, mask) for part, mask in zip(u.tensor_split(parts), masks, strict=True)]
         )
         residual = found.residual.masked_fill(found.empty, torch.inf)
         converged = residual <= ACCEPTED * state.size
@@ -72,21 +73,20 @@ class Vertices(Engine[State]):
 
 
 def _oracle(P: Polytope) -> tuple[Oracle, float]:
-    """Over all vertices if they are few, else the family's, else linear programs; and how exact the vertices are."""
+    """Over all vertices if they are few, else the family's, else linear programs; and how exact its vertices are."""
     member = known(P)
     knowledge = None if member is None else member.knowledge
-    if knowledge is not None and knowledge.structures is not None:
-        V = _few(knowledge.structures(), P.size)
-        if V is not None:
-            return (lambda g, nudge, forbidden: best_of(V.to(g.device), g, forbidden)), 0.0
+    V = None if knowledge is None or knowledge.structures is None else _few(knowledge.structures(), P.size)
+    if V is not None:
+        return lambda g, nudge, forbidden: best_of(V.to(g.device), g, forbidden), 0.0
     if knowledge is not None and knowledge.argmax is not None:
-        oracle = knowledge.argmax
-        return (lambda g, nudge, forbidden: by_family(P, oracle, g, forbidden)), 0.0
-    return (lambda g, nudge, forbidden: solved_by_linear_programs(P, g, forbidden, nudge())), BLUR
+        argmax = knowledge.argmax
+        return lambda g, nudge, forbidden: by_family(P, argmax, g, forbidden), 0.0
+    return lambda g, nudge, forbidden: solved_by_linear_programs(P, g, forbidden, nudge()), BLUR
 
 
 def _few(structures: Iterable[np.ndarray], n: int) -> torch.Tensor | None:
-    """The structures as a matrix, unless they are many or hard to find."""
+    """The structures as a matrix, unless they are many, or hard to find."""
     found, start = [], time.monotonic()
     for z in structures:
         found.append(z)

@@ -1,57 +1,36 @@
-"""Wolfe's minimum-norm point for a batch: the point of conv V nearest to u, V known by an oracle."""
+"""Wolfe's minimum-norm point for a batch: the point z of conv V nearest to u, V known by an oracle.
+
+    z the point of conv S nearest to u, inside it, S a corral;     v maximizes <u - z, v>
+    <u - z, v - z> = 0: done, else v joins S, and vertices leave as long as the nearest point of aff S is outside conv S
+
+What can go wrong is rounding, and ties. For ties u is nudged by 1e-11 in a fixed generic direction: then the nearest
+point lies inside a simplex of vertices that spans its face, and each step makes progress. The result is that for u
+itself on the same face. A vertex is let in if its distance from aff S is more than rounding, as seen by an inverse that
+is good enough to tell. Where a vertex of aff S looks better than z, the step to z was not exact, and is taken again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from cvxsst.engines.vertices.corral import Corrals
+from cvxsst.engines.vertices.face import completed
+from cvxsst.engines.vertices.hull import Hull
 
 EPS = torch.finfo(torch.float64).eps
 NUDGE = (1e-11, 2e-14)  # of the utilities, relative to the width of P and to |u|: it makes every tie generic
 ROUNDING = 16 * EPS  # of <g, v - z>, relative to (|u| + |z| + |v|) |v - z|
 NUDGED = 1e-10  # residual, relative to the width of P, from which on it matters
+SLIGHT = 1e-7  # a weight, below which there may be vertices of the face that had none
 STILL = 8 * EPS  # a step, relative to |u| + |z| + |v|, that is rounding
 # The distance of a vertex from the affine hull, squared, relative to |v|^2: below the first looked at again with an
 # inverse computed anew; below the second rounding, if the gap is too; below the third, times 1 + |m|^2, rounding.
 DOUBTFUL, CLOSE, DEPENDENT = 1e-5, 1e-9, 64 * EPS
 SPOILT = 1e-8  # relative error of a step by which an inverse is known to be spoilt
 REPEATS = 3  # times that a vertex of the affine hull may look better than the point: rounding of the last step
-
-# (g, nudge, forbidden) -> v, a vertex maximizing <g, v>; among several the best for ``nudge()``.
-Oracle = Callable[[torch.Tensor, Callable[[], torch.Tensor], torch.Tensor | None], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Box:
-    """Where the vertices are.
-
-    Attributes:
-        center: ``(n,)``, of the box around P: vertices count from there, which leaves inner products of 0/1, or of
-            integer, vertices exact.
-        width: the largest width of the box, 1 if that is 0.
-        blur: how far a vertex may be from where the oracle says.
-        generic: ``(n,)``, of length 1: where the utilities are nudged to.
-    """
-
-    center: torch.Tensor
-    width: float
-    blur: float
-    generic: torch.Tensor
-
-    @staticmethod
-    def between(lower: np.ndarray, upper: np.ndarray, blur: float) -> Box:
-        generic = torch.from_numpy(np.random.default_rng(0).normal(size=len(lower)))
-        width = float((upper - lower).max(initial=0.0))
-        width = width if width > 0 else 1.0
-        return Box(torch.from_numpy((lower + upper) / 2), width, blur, generic / generic.norm())
-
-    def to(self, device: torch.device) -> Box:
-        return Box(self.center.to(device), self.width, self.blur, self.generic.to(device))
 
 
 class Projected(NamedTuple):
@@ -109,29 +88,27 @@ class Found(NamedTuple):
         return Found(*(part[index] for part in self))
 
 
-def project(oracle: Oracle, box: Box, u: torch.Tensor, forbidden: torch.Tensor | None) -> Projected:
+def project(hull: Hull, u: torch.Tensor, forbidden: torch.Tensor | None) -> Projected:
     """The point nearest to u, for each row of u ``(B, n)``."""
-    u = u - box.center
-    nudge = NUDGE[0] * box.width + NUDGE[1] * u.norm(dim=1)
-    nudged = u + nudge[:, None] * box.generic
-    v = _asked(oracle, box, nudged, lambda: box.generic.expand(u.shape), forbidden)
-    empty = u.new_zeros(len(u), dtype=torch.bool)
-    if forbidden is not None:
-        empty = (forbidden & (v + box.center != 0)).any(1)
+    u = u - hull.center
+    nudge = NUDGE[0] * hull.width + NUDGE[1] * u.norm(dim=1)
+    nudged = u + nudge[:, None] * hull.generic
+    v = hull.vertex(nudged, lambda: hull.generic.expand(u.shape), forbidden)
+    empty = hull.takes(v, forbidden)
     rows = torch.arange(len(u), device=u.device)
     live = Live(
         rows, nudged, nudged.norm(dim=1), forbidden, v, u.new_full((len(u),), torch.inf), torch.zeros_like(rows)
     )
-    corrals, calls, most = Corrals.of(v, box.width**2), 1, 100 + 20 * u.shape[1]
-    finished = [(rows[:0], corrals.rows(rows[:0]), nudge[:0], 1)]
+    corrals, calls, most = Corrals.of(v, hull.width**2), 1, 100 + 20 * u.shape[1]
+    finished = [(rows[:0], corrals.rows(rows[:0]), nudge[:0], empty[:0], 1)]
     while len(live.rows):
-        found, calls = _look(oracle, box, live, corrals), calls + 1
+        found, calls = _look(hull, live, corrals), calls + 1
         live = live._replace(repeats=torch.where(found.new, 0, live.repeats + 1))
         still = live.moved <= STILL * found.reach
         done = empty[live.rows] | (found.gap <= 0) | ((found.gap <= found.noise) & (still | ~found.new))
         done |= (live.moved == 0) | (live.repeats > REPEATS) | (calls >= most)
         if bool(done.any()):
-            finished.append((live.rows[done], corrals.rows(done), _bound(found, live)[done], calls))
+            finished.append((live.rows[done], corrals.rows(done), _bound(found)[done], found.new[done], calls))
             keep = (~done).nonzero().flatten()
             live, found, corrals = live.at(keep), found.at(keep), corrals.rows(keep)
             if not len(keep):
@@ -142,40 +119,56 @@ def project(oracle: Oracle, box: Box, u: torch.Tensor, forbidden: torch.Tensor |
         corrals.descend(r)
         z = corrals.point()
         live = live._replace(z=z, moved=(z - live.z).norm(dim=1))
-    order = torch.cat([part[0] for part in finished]).argsort()
-    corrals = Corrals.joined([part[1] for part in finished]).rows(order)
-    bound = torch.cat([part[2] for part in finished])[order]
-    counts = torch.cat([torch.full_like(part[0], part[3]) for part in finished])[order]
-    residual = bound + nudge
-    z, Q = _polished(corrals, u, 2 * residual), corrals.directions()
-    residual = _confirmed(oracle, box, u, forbidden, z, Q, 3 * residual)
-    return Projected(z + box.center, residual, counts, empty, Q)
+    return _assembled(hull, u, forbidden, empty, nudge, finished)
 
 
-def _asked(oracle: Oracle, box: Box, g: torch.Tensor, nudge, forbidden: torch.Tensor | None) -> torch.Tensor:
-    if forbidden is not None:
-        g = g.masked_fill(forbidden, 0.0)
-    return oracle(g, nudge, forbidden) - box.center
+Finished = list[tuple[torch.Tensor, Corrals, torch.Tensor, torch.Tensor, int]]
 
 
-def _look(oracle: Oracle, box: Box, live: Live, corrals: Corrals) -> Found:
+def _assembled(
+    hull: Hull,
+    u: torch.Tensor,
+    forbidden: torch.Tensor | None,
+    empty: torch.Tensor,
+    nudge: torch.Tensor,
+    finished: Finished,
+) -> Projected:
+    """The parts of the batch as they finished: places, corrals, bounds, whether the last vertex was new, calls."""
+    rows, parts, bounds, news, counts = zip(*finished, strict=True)
+    order = torch.cat(rows).argsort()
+    corrals = Corrals.joined(parts).rows(order)
+    bound, new = torch.cat(bounds)[order], torch.cat(news)[order]
+    calls = torch.cat([torch.full_like(*part) for part in zip(rows, counts, strict=True)])[order]
+    slight = corrals.weight.masked_fill(~corrals.taken, 1.0).amin(1) < SLIGHT
+    z, Q = _polished(corrals, u, 2 * (bound + nudge)), corrals.directions()
+    residual = _confirmed(hull, u, forbidden, z, Q, 3 * (bound + nudge))
+    doubtful = ((slight | new) & ~empty & (bound <= SLIGHT * hull.width)).nonzero().flatten()
+    if len(doubtful):
+        mask = None if forbidden is None else forbidden[doubtful]
+        whole = completed(hull, u[doubtful] - z[doubtful], mask, z[doubtful], Q[doubtful])
+        Q = torch.nn.functional.pad(Q, (0, whole.shape[2] - Q.shape[2])).index_copy(0, doubtful, whole)
+    return Projected(z + hull.center, residual, calls, empty, Q)
+
+
+def _look(hull: Hull, live: Live, corrals: Corrals) -> Found:
+    """Ask the oracle, once for all."""
     g = live.u - live.z
     r = corrals.residual(g, live.z)
     step = corrals.step(r)
     tangent = (r * step).sum(1).clamp_min(0).sqrt()
-    spoilt = (tangent > SPOILT * live.moved).nonzero().flatten()
+    spoilt = (~(tangent <= SPOILT * live.moved)).nonzero().flatten()
     if len(spoilt):
         corrals.refresh(spoilt)
 
     def nudge() -> torch.Tensor:
-        d = box.generic.expand(g.shape)
+        d = hull.generic.expand(g.shape)
         return d - (corrals.step(corrals.residual(d, live.z)).unsqueeze(1) @ corrals.V).squeeze(1)
 
-    v = _asked(oracle, box, g, nudge, live.forbidden)
+    v = hull.vertex(g, nudge, live.forbidden)
     away = v - live.z
     gap, size = (g * away).sum(1), v.square().sum(1) + corrals.s
     reach = live.length + live.z.norm(dim=1) + size.sqrt()
-    noise = ROUNDING * reach * away.norm(dim=1) + box.blur * g.norm(dim=1)
+    noise = ROUNDING * reach * away.norm(dim=1) + hull.blur * g.norm(dim=1)
     m, left = corrals.apart(v)
     least = torch.where(gap > noise, -torch.inf, CLOSE)
     doubtful = ((gap > 0) & (left < DOUBTFUL * size) & (left > least * size)).nonzero().flatten()
@@ -185,7 +178,7 @@ def _look(oracle: Oracle, box: Box, live: Live, corrals: Corrals) -> Found:
     return Found(v, gap, noise, reach, new, m, left, r, tangent)
 
 
-def _bound(found: Found, live: Live) -> torch.Tensor:
+def _bound(found: Found) -> torch.Tensor:
     """On the distance from the solution. Where no vertex is better z is optimal for utilities without what the affine
     hull has of u - z, and does not move farther than they do; else |z - z*|^2 <= gap."""
     return torch.where(found.gap <= found.noise, found.tangent + EPS * found.reach, found.gap.clamp_min(0).sqrt())
@@ -207,16 +200,23 @@ def _polished(corrals: Corrals, u: torch.Tensor, most: torch.Tensor) -> torch.Te
     return corrals.point()
 
 
-def _confirmed(oracle: Oracle, box: Box, u, forbidden, z, Q: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-    """The residual without the nudge, asked of the oracle where u is so large that the nudge is what is left of it."""
-    rows = (residual > NUDGED * box.width).nonzero().flatten()
+def _confirmed(
+    hull: Hull,
+    u: torch.Tensor,
+    forbidden: torch.Tensor | None,
+    z: torch.Tensor,
+    Q: torch.Tensor,
+    residual: torch.Tensor,
+) -> torch.Tensor:
+    """The residual without the nudge, asked of the oracle where u is so large that the nudge shows."""
+    rows = (residual > NUDGED * hull.width).nonzero().flatten()
     if not len(rows):
         return residual
     u, z, mask = u[rows], z[rows], None if forbidden is None else forbidden[rows]
-    g, tangent = u - z, (Q[rows].mT @ (u - z).unsqueeze(2)).squeeze(2)
-    v = _asked(oracle, box, g, lambda: box.generic.expand(g.shape), mask)
+    g, tangent = u - z, Q[rows].mT @ (u - z).unsqueeze(2)
+    v = hull.vertex(g, lambda: hull.generic.expand(g.shape), mask)
     reach = u.norm(dim=1) + z.norm(dim=1) + v.norm(dim=1)
-    noise = ROUNDING * reach * (v - z).norm(dim=1) + box.blur * g.norm(dim=1)
+    noise = ROUNDING * reach * (v - z).norm(dim=1) + hull.blur * g.norm(dim=1)
     right = (g * (v - z)).sum(1) <= noise
-    found = tangent.norm(dim=1) + EPS * reach
+    found = tangent.norm(dim=(1, 2)) + EPS * reach
     return residual.index_copy(0, rows, torch.where(right, found, residual[rows]))

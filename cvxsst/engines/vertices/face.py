@@ -1,0 +1,53 @@
+"""The face on whose relative interior a solution lies, where the corral of the solution may not span it.
+
+In many dimensions a corral comes so close to u, by vertices that matter less and less, that the last would have weights
+below rounding: z is right without them, its derivative, the projection onto all directions of the face, is not.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from cvxsst.engines.vertices.hull import Hull
+
+# How far from u - z the rest of a face is looked for, and the slack of its vertices that is rounding, both relative to
+# the width of P and |u - z|.
+ASIDE, TIGHT = (1e-7, 1e-9), 1e-11
+FLAT = 1e-6  # the distance of a vertex from the known part of the face that is rounding, relative to the width of P
+EPS = torch.finfo(torch.float64).eps
+
+
+def completed(
+    hull: Hull, g: torch.Tensor, forbidden: torch.Tensor | None, z: torch.Tensor, Q: torch.Tensor
+) -> torch.Tensor:
+    """Q ``(L, n, k)``, an orthonormal basis of directions padded with zeros, with those of the face that it lacks.
+
+    z ``(L, n)`` are solutions, g = u - z. As long as directions lack, a vertex that the oracle returns for g and a
+    little of a random direction normal to Q is out of Q, and on the face if the little is little enough. (One direction
+    for all rounds would be used up as u was.)
+    """
+    n, g = g.shape[1], normal(g, Q)
+    scale, random = hull.width + g.norm(dim=1), np.random.default_rng(0)
+    for little in ASIDE:
+        rows = torch.arange(len(g), device=g.device)
+        while len(rows):
+            d = normal(torch.from_numpy(random.normal(size=n)).to(g).expand(len(rows), -1), Q[rows])
+            d = d / d.norm(dim=1, keepdim=True).clamp_min(EPS)
+            tilted = g[rows] + little * scale[rows, None] * d
+            mask = None if forbidden is None else forbidden[rows]
+            away = hull.vertex(tilted, lambda d=d: d, mask) - z[rows]  # type: ignore[misc]
+            out, far = normal(away, Q[rows]), away.norm(dim=1)
+            tight = (g[rows] * away).sum(1).abs() <= TIGHT * scale[rows] * far
+            keep = (tight & (out.norm(dim=1) > FLAT * hull.width)).nonzero().flatten()
+            rows, out = rows[keep], out[keep]
+            column = torch.zeros_like(g).index_copy(0, rows, out / out.norm(dim=1, keepdim=True))
+            Q = torch.cat([Q, column.unsqueeze(2)], dim=2)
+    return Q
+
+
+def normal(d: torch.Tensor, Q: torch.Tensor) -> torch.Tensor:
+    """d ``(L, n)`` without its part along Q; the second time removes what rounding left."""
+    for _ in range(2):
+        d = d - (Q @ (Q.mT @ d.unsqueeze(2))).squeeze(2)
+    return d
