@@ -400,8 +400,8 @@ def test_a_broken_reference_is_told_from_a_broken_candidate(what: str, name: str
     engine = type(ENGINES[name])
     right = engine.softmax
 
-    def broken(self, problem):
-        z, info = right(self, problem)
+    def broken(self, problem, on_failure="nan"):
+        z, info = right(self, problem, on_failure)
         return (nudged(z) if what == "z" else 2 * z - z.detach()), info
 
     monkeypatch.setattr(engine, "softmax", broken)
@@ -426,7 +426,7 @@ def test_the_verdict_on_a_disagreement_of_d_where_the_arbiter_is_certain_to_e(d:
 def test_what_the_references_cannot_tell_is_neither_right_nor_wrong(monkeypatch) -> None:
     """Both references good to 1e-3 only, and so uncertified; the candidate is not certified either, and is close."""
 
-    def vague(self, problem):
+    def vague(self, problem, on_failure="nan"):
         z, info = ENGINES["fast"].softmax(problem)
         return nudged(z, 1e-3), info
 
