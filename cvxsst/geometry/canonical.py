@@ -48,6 +48,22 @@ class StandardForm:
         return StandardForm(self.A[:, keep], b, self.G[:, keep], h, self.n - len(fixed))
 
 
+def comparable(form: StandardForm) -> StandardForm:
+    """The same set; rows in other units than most (largest entry below 0.01 or above 100) divided by their largest
+    entry: a linear program's tolerance is one number for all rows."""
+    A, b = _comparable(form.A, form.b)
+    return StandardForm(A, b, *_comparable(form.G, form.h), form.n)
+
+
+def _comparable(rows: sp.csr_array, right: np.ndarray) -> tuple[sp.csr_array, np.ndarray]:
+    if 0 in rows.shape:
+        return rows, right
+    largest = abs(rows).max(axis=1).toarray().reshape(-1)
+    unit = np.where((largest < 0.01) | (largest > 100.0), largest, 1.0)
+    unit[unit == 0] = 1.0
+    return sp.csr_array(sp.diags_array(1 / unit) @ rows), right / unit
+
+
 def canonicalize(z: cp.Variable, constraints: Sequence[cp.Constraint]) -> StandardForm:
     """The standard form of {z : constraints}.
 

@@ -25,7 +25,7 @@ import scipy.linalg
 import scipy.sparse as sp
 
 from cvxsst.errors import EmptyPolytopeError, UnboundedPolytopeError, some
-from cvxsst.geometry.canonical import StandardForm, canonicalize
+from cvxsst.geometry.canonical import StandardForm, canonicalize, comparable
 from cvxsst.geometry.linear_program import LinearProgram
 
 RANK_TOLERANCE = 1e-9  # relative to the largest pivot
@@ -169,6 +169,7 @@ def presolve(form: StandardForm) -> Presolved:
 
 def presolve_feasible(form: StandardForm) -> Presolved:
     """Presolve a form that is known to be bounded; raises EmptyPolytopeError if it is empty."""
+    source, form = form, comparable(form)
     implied = implied_equalities(form)
     strict = np.setdiff1d(np.arange(form.G.shape[0]), implied)
     A = sp.csr_array(sp.vstack([form.A, form.G[implied]]))
@@ -178,7 +179,7 @@ def presolve_feasible(form: StandardForm) -> Presolved:
     G, h = form.G[strict], form.h[strict]
     says_something = np.diff(G.indptr) > 0  # 0 <= h, h > 0, remains where a column was removed
     reduced = StandardForm(A[independent], b[independent], G[says_something], h[says_something], form.n)
-    return Presolved(reduced, form, implied, dependent)
+    return Presolved(reduced, source, implied, dependent)
 
 
 def implied_equalities(form: StandardForm) -> np.ndarray:
@@ -198,7 +199,7 @@ def implied_equalities(form: StandardForm) -> np.ndarray:
 
 def is_feasible(z: cp.Variable, constraints: Sequence[cp.Constraint]) -> bool:
     """Whether some point satisfies these constraints."""
-    form = canonicalize(z, constraints)
+    form = comparable(canonicalize(z, constraints))
     return LinearProgram(form.A, form.b, form.G, form.h, form.n).maximize(np.zeros(form.n)).status == "optimal"
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import islice
+
 import numpy as np
 from scipy.spatial import ConvexHull
 

@@ -33,9 +33,10 @@ from cvxsst.engines.kkt.newton import BoxProgram
 # the next of these is tried: a lighter row is easier to factorize, a heavier one quicker to refine.
 HEAVY = (1e10, 1e12, 1e8)
 LIGHT = 1e-30
-STEPS, MOST_STEPS = 3, 12  # of refinement: so many, and then until the last is no more than DONE of the result, or
-DONE, NOTHING = 1e-10, 1e-13  # than NOTHING of g over the least curvature: at a vertex the result is 0
+STEPS, MOST_STEPS = 3, 12  # of refinement: so many, and then until the last is no more than DONE of the result
+DONE = 1e-10
 ENOUGH = 1e-7  # of the result: a last step above is no convergence
+SMALL, SMALLER = 1e-2, 1e-3  # a result below, as (dz/du) g or as a share of g over the least curvature, counts as that
 
 Apply = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -97,6 +98,7 @@ def _refined(
     w = (weight / least).clamp_min(LIGHT)
     yielding = w.minimum(heavy / program.lengths[:, None])
     factor = program.pattern.factor(torch.cat([D[:n], D.new_full((lifted, columns), PROXIMAL)]), yielding)
+    floor = (SMALL * least / program.unit**2).clamp_min(SMALLER)
     f = torch.cat([g, g.new_zeros(lifted, columns)])
     x, nu, mu = torch.zeros_like(D), g.new_zeros(len(program.b), columns), torch.zeros_like(w)
     for step in range(1, MOST_STEPS + 1):
@@ -104,7 +106,7 @@ def _refined(
         dx, dnu = factor.solve(f - D * x - A.T @ nu - G.T @ (mu - yielding * short), -(A @ x))
         x, nu, mu = x + dx, nu + dnu, mu + yielding * (G @ dx - short)
         last, result = (t[:n].abs().amax(dim=0) for t in (dx, x))
-        missed = last / (result + NOTHING / DONE)
+        missed = last / result.maximum(floor)
         if step >= STEPS and bool((missed <= DONE).all()):
             break
     return x[:n] / least, missed

@@ -268,54 +268,79 @@ class _State:
 
     def advance(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Step ``number``; returns the error of z before it, to first order, and the sum of s lam."""
-        program, n = self.program, self.program.n
+        n, manner, usual = self.program.n, self.manner, self.manner is USUAL
         marginal, D = self._marginal_and_curvature()
-        r = program.A.T @ self.nu + program.G.T @ self.lam
-        r[:n] += self.tau * marginal - self.u
-        primal = program.b[:, None] - program.A @ self.x
-        slack = program.h[:, None] - program.G @ self.x - self.s
+        missing = self._missing(marginal)
         product = self.s * self.lam
         gap = product.sum(dim=0).clamp_min(NO_GAP)
-        pivot = self.s + DELTA * self.lam
-        system = System(program, D, self.lam / pivot)
+        newton = _Newton(self.program, D, self.s, self.lam)
 
-        manner, usual = self.manner, self.manner is USUAL
         refinements = 0 if usual and number <= UNREFINED else manner.refinements
-        dx, dnu, ds, dlam = self._direction(system, pivot, r, primal, slack, -product, 0 if usual else refinements)
-        error = torch.maximum(_largest(dx[:n], primal, slack), 1e-2 * _largest(product, r / (1 + D)))
+        step = newton.direction(missing, -product, 0 if usual else refinements)
+        error = torch.maximum(
+            _largest(step.x[:n], missing.primal, missing.slack),
+            1e-2 * _largest(product, missing.stationary / (1 + D)),
+        )
         if len(self.s):
-            mu = product.mean(dim=0)
-            step = self._longest(ds, dlam, 1.0)
-            ahead = ((self.s + step * ds) * (self.lam + step * dlam)).mean(dim=0)
+            mu, t = product.mean(dim=0), self._longest(step, 1.0)
+            ahead = ((self.s + t * step.s) * (self.lam + t * step.lam)).mean(dim=0)
             sigma = ((ahead / mu) ** 3).clamp_min(manner.least_centring)
-            product = sigma * mu - product - torch.clamp(ds * dlam, -mu, mu)
-            r, primal, slack = ((1 - sigma) * residual for residual in (r, primal, slack))
-            dx, dnu, ds, dlam = self._direction(system, pivot, r, primal, slack, product, refinements)
-        step = self._longest(ds, dlam, manner.to_boundary)
-        self.x = self.x + step * dx
-        self.nu = self.nu + step * dnu
-        self.s = self.s + step * ds
-        self.lam = self.lam + step * dlam
+            product = sigma * mu - product - torch.clamp(step.s * step.lam, -mu, mu)
+            missing = _Missing(*((1 - sigma) * part for part in missing))
+            step = newton.direction(missing, product, refinements)
+        t = self._longest(step, manner.to_boundary)
+        self.x, self.nu = self.x + t * step.x, self.nu + t * step.nu
+        self.s, self.lam = self.s + t * step.s, self.lam + t * step.lam
         return torch.where(torch.isfinite(error), error, torch.inf), gap
 
-    def _direction(self, system: System, pivot, r, primal, slack, product, refinements: int):
-        """Newton's direction to stationarity, A x = b, G x + s = h and s lam = its present value + ``product``.
-
-        As with A, a multiple delta of the change of lam is let into its row: G dx + ds - delta dlam = slack.
-        """
+    def _missing(self, marginal: torch.Tensor) -> _Missing:
         program = self.program
-        missing = product - self.lam * slack
-        dx, dnu = system.solve(-r - program.G.T @ (missing / pivot), primal, refinements)
-        moved = program.G @ dx
-        dlam = (missing + self.lam * moved) / pivot
-        return dx, dnu, slack - moved + DELTA * dlam, dlam
+        stationary = -(program.A.T @ self.nu + program.G.T @ self.lam)
+        stationary[: program.n] += self.u - self.tau * marginal
+        primal = program.b[:, None] - program.A @ self.x
+        return _Missing(stationary, primal, program.h[:, None] - program.G @ self.x - self.s)
 
-    def _longest(self, ds: torch.Tensor, dlam: torch.Tensor, fraction: float) -> torch.Tensor:
+    def _longest(self, step: _Step, fraction: float) -> torch.Tensor:
         """The longest step of at most 1 that takes s and lam at most ``fraction`` of the way to 0."""
         if not len(self.s):
             return torch.ones_like(self.tau)
-        ratio = torch.maximum((-ds / self.s).amax(dim=0), (-dlam / self.lam).amax(dim=0))
+        ratio = torch.maximum((-step.s / self.s).amax(dim=0), (-step.lam / self.lam).amax(dim=0))
         return fraction / ratio.clamp_min(fraction)
+
+
+class _Missing(NamedTuple):
+    """What is missing of stationarity, of A x = b and of G x + s = h."""
+
+    stationary: torch.Tensor
+    primal: torch.Tensor
+    slack: torch.Tensor
+
+
+class _Step(NamedTuple):
+    x: torch.Tensor
+    nu: torch.Tensor
+    s: torch.Tensor
+    lam: torch.Tensor
+
+
+class _Newton:
+    """Newton's system at one iterate, factored once.
+
+    As with A, a multiple delta of the change of lam is let into its row: G dx + ds - delta dlam = slack.
+    """
+
+    def __init__(self, program: Program, D: torch.Tensor, s: torch.Tensor, lam: torch.Tensor):
+        self.program, self.lam, self.pivot = program, lam, s + DELTA * lam
+        self.system = System(program, D, lam / self.pivot)
+
+    def direction(self, missing: _Missing, product: torch.Tensor, refinements: int) -> _Step:
+        """To where nothing is missing and s lam is its present value + ``product``."""
+        G = self.program.G
+        change = product - self.lam * missing.slack
+        dx, dnu = self.system.solve(missing.stationary - G.T @ (change / self.pivot), missing.primal, refinements)
+        moved = G @ dx
+        dlam = (change + self.lam * moved) / self.pivot
+        return _Step(dx, dnu, missing.slack - moved + DELTA * dlam, dlam)
 
 
 def _largest(*parts: torch.Tensor) -> torch.Tensor:
