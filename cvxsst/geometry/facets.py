@@ -13,6 +13,8 @@ ray has all of them. Integral vertices have integral rays, so that nothing is ro
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import scipy.linalg
 
@@ -23,6 +25,8 @@ MOST_PAIRS = 4_000_000  # of rays looked at for one vertex
 ON = 1e-9  # of rays scaled to a largest entry of 1: a vertex this close to a facet is on it
 EXACT = 2.0**52  # integers up to here
 ROUNDING = 1e-12
+FIRST = 256  # random objectives for a start
+OUTSIDE = 1e-7  # of the hull of the vertices found
 
 
 class TooManyFacetsError(Exception):
@@ -125,3 +129,25 @@ def _basis(W: np.ndarray) -> np.ndarray:
     R, order = scipy.linalg.qr(W.T, mode="r", pivoting=True)
     diagonal = np.abs(np.diag(R))
     return np.sort(order[: np.count_nonzero(diagonal > RANK_TOLERANCE * diagonal[0])])
+
+
+def affine_hull_by_oracle(argmax: Callable[[np.ndarray], np.ndarray], n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices ``(count, n)`` that affinely span conv V, and orthonormal rows E normal to it: E v is the same for all.
+
+    Args:
+        argmax: ``(B, n)`` objectives to maximizing vertices ``(B, n)``.
+
+    The directions normal to the vertices found so far are objectives: where the largest and the least value of all of
+    them agree, nothing leaves the hull, which is a proof. Two or three calls as a rule, of up to 2n objectives.
+    """
+    V = argmax(np.random.default_rng(0).normal(size=(min(n + 1, FIRST), n)))
+    while True:
+        _, s, rows = np.linalg.svd(V - V[0], full_matrices=True)
+        normals = rows[np.count_nonzero(s > RANK_TOLERANCE * max(1.0, s.max(initial=0.0))) :]
+        if not len(normals):
+            return V, normals
+        found = argmax(np.vstack([normals, -normals]))
+        leaves = (np.abs((found - V[0]) @ normals.T) > OUTSIDE).any(1)
+        if not leaves.any():
+            return V, normals
+        V = np.unique(np.vstack([V, found[leaves]]), axis=0)

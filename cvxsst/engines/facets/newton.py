@@ -163,7 +163,7 @@ def solve(program: Program, u: torch.Tensor, low: torch.Tensor, high: torch.Tens
     all inequalities are missed, and those with lam > 0 not met with equality."""
     found, start = Found.empty(u), 0
     for part in zip(*(x.tensor_split(program.chunks(len(u))) for x in (u, low, high)), strict=True):
-        found = _run(program, _start(program, *part, start), found)
+        found = _run(program, _start(program, start, *part), found)
         start += len(part[0])
     return found
 
@@ -189,7 +189,7 @@ def _run(program: Program, live: Live, found: Found) -> Found:
     return found
 
 
-def _start(program: Program, u: torch.Tensor, low: torch.Tensor, high: torch.Tensor, start: int) -> Live:
+def _start(program: Program, start: int, u: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> Live:
     B, n = u.shape
     spread = u.amax(1) - u.amin(1)
     scale = (NEAR_SPREAD / spread).clamp(max=1.0) if program.f.steep else torch.ones_like(spread)
@@ -262,8 +262,9 @@ def _newton(program: Program, live: Live) -> None:
     direction = _direction(program, live, miss, error, DAMPING[0])
     moved = Rows(program.E, live.W).transposed(direction).abs().amax(1)
     for damping in DAMPING[1:]:
-        # A direction that moves u absurdly far is rounding, along which no z moves: damped, the others can be seen.
-        rows = (moved > ABSURD * live.longest).nonzero()[:, 0]
+        # A direction that moves u absurdly far, or is none, is rounding, along which no z moves: damped, the others can
+        # be seen.
+        rows = (~(moved <= ABSURD * live.longest)).nonzero()[:, 0]
         if not len(rows):
             break
         part = live.of(rows)
