@@ -85,9 +85,10 @@ class Family:
     ``@family.facets``          ``(**arguments) -> (G, h)``             G z <= h, ``(count, *P.shape)`` and
                                                                         ``(count,)``: with the affine hull and the
                                                                         bounds of the entries all that z in P
-                                                                        means, valid and complete. Or
+                                                                        means, valid and complete; None where they
+                                                                        are too many to list. And, or instead,
                                 ``(z, **arguments) -> (G, h)``          for z ``(B, *P.shape)``, in the affine hull
-                                                                        and the bounds, some of too many to list,
+                                                                        and the bounds, some of them,
                                                                         ``(B, K, *P.shape)`` and ``(B, K)``: each
                                                                         valid, among them a most violated one
     ``@family.padding``         ``(**arguments) -> Padding``            how smaller members are faces of this one,
@@ -109,7 +110,8 @@ class Family:
         self.structure_list: Callable[..., Iterable[np.ndarray]] | None = None
         self.guess_function: Callable[..., Iterable[tuple]] | None = None
         self.padding_function: Callable[..., Padding] | None = None
-        self.facets_function: Callable[..., tuple[Any, Any]] | None = None
+        self.facets_list: Callable[..., tuple[Any, Any] | None] | None = None
+        self.separation: Callable[..., tuple[Any, Any]] | None = None
         self.once_functions: dict[str, Callable[..., Any]] = {}
         self._members: Cache[tuple, Polytope] = Cache(MEMBERS_KEPT)
         self._in_use: weakref.WeakValueDictionary[tuple, Polytope] = weakref.WeakValueDictionary()
@@ -189,8 +191,11 @@ class Family:
         return function
 
     def facets(self, function: F) -> F:
-        """Register the inequalities in z alone: a list of them, or with a parameter ``z`` those that z violates most."""
-        self.facets_function = function
+        """Register the inequalities in z alone: all of them, or by a function of ``z`` those that z violates most."""
+        if next(iter(inspect.signature(function).parameters), None) == "z":
+            self.separation = function
+        else:
+            self.facets_list = function
         return function
 
     def guess(self, function: F) -> F:
@@ -237,14 +242,12 @@ class Member:
         return None if function is None else lambda: function(**self.arguments)
 
     @property
-    def facets(self) -> Callable[[], tuple[Any, Any]] | None:
-        function = self.family.facets_function
-        return None if function is None or _takes_z(function) else lambda: function(**self.arguments)
+    def facets(self) -> tuple[Any, Any] | None:
+        return None if self.family.facets_list is None else self.family.facets_list(**self.arguments)
 
     @property
     def separation(self) -> Map | None:
-        function = self.family.facets_function
-        return self._with_arguments(function) if function is not None and _takes_z(function) else None
+        return self._with_arguments(self.family.separation)
 
     @cached_property
     def padding(self) -> Padding | None:
@@ -274,10 +277,6 @@ class Member:
 
     def _compute(self, name: str, device: torch.device) -> Any:
         return _on(device, plainly(lambda: self.family.once_functions[name](**self.arguments)))
-
-
-def _takes_z(function: Callable) -> bool:
-    return next(iter(inspect.signature(function).parameters), None) == "z"
 
 
 def _on(device: torch.device, value: Any) -> Any:

@@ -50,7 +50,7 @@ class Knowledge(Protocol):
     @property
     def structures(self) -> Callable[[], Iterable[np.ndarray]] | None: ...
     @property
-    def facets(self) -> Callable[[], tuple[Any, Any]] | None: ...
+    def facets(self) -> tuple[Any, Any] | None: ...
     @property
     def separation(self) -> Map | None: ...
     @property
@@ -236,5 +236,3 @@ def _checked_constraints(constraints: Sequence[cp.Constraint]) -> list[cp.Constr
                 "a comparison that involves no variable is a plain bool and says nothing: leave it out"
             )
     return checked
-
-

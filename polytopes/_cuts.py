@@ -19,6 +19,7 @@ import torch
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
 MOST_NODES = 14  # of which all sets are weighed
+FEW_NODES = 8  # of which a list of all sets is quicker
 MOST_NUMBERS = 2**21  # that are held at a time
 WHOLE = 2**30  # scipy's flows are 32 bit integers
 
@@ -37,8 +38,16 @@ def crowded(Z: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(np.stack(sets) if B else np.zeros((0, n, n), dtype=bool)).to(Z.device)
 
 
+def listed(n: int) -> torch.Tensor | None:
+    """All sets of at least two of n nodes, bool ``(count, n)``; None where they are many."""
+    if n > FEW_NODES:
+        return None
+    S = _subsets(n, torch.zeros(()))
+    return S[S.sum(1) > 1].bool()
+
+
 def inside(S: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
-    """Which edges (i, j) lie inside: ``(B, K, n)`` to ``(B, K, E)``."""
+    """Which edges (i, j) lie inside: ``(..., n)`` to ``(..., E)``."""
     return S[..., i] & S[..., j]
 
 

@@ -260,9 +260,19 @@ def matrix_tree(u: torch.Tensor, n: int, single_child: bool = False) -> torch.Te
 
 
 @arborescence.facets
+def all_arcs_within(n: int, single_child: bool = False) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """z(arcs inside S) <= |S| - 1 for all S without the root (Edmonds 1967): as every node has one head, an arc enters
+    S. None where that is a long list."""
+    S = _cuts.listed(n - 1)
+    if S is None:
+        return None
+    S = torch.nn.functional.pad(S, (1, 0))
+    return S[:, :, None] & S[:, None, :], S.sum(1) - 1
+
+
+@arborescence.facets
 def arcs_within(z: torch.Tensor, n: int, single_child: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    """z(arcs inside S) <= |S| - 1 for a most violated S without the root (Edmonds 1967): as every node has one head, an
-    arc enters S. ``(B, n, n)`` to ``(B, K, n, n)`` and ``(B, K)``."""
+    """The same for a most violated S; ``(B, n, n)`` to ``(B, K, n, n)`` and ``(B, K)``."""
     if n < 3:
         return z.new_zeros(len(z), 0, n, n), z.new_zeros(len(z), 0)
     both = (z + z.mT)[:, 1:, 1:] * (1 - torch.eye(n - 1).to(z))

@@ -140,8 +140,8 @@ def _blocks(s: torch.Tensor, entropic: bool) -> torch.Tensor:
 
 @permutahedron.facets
 def best_ranks(z: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """sum over S of z_i <= n + (n - 1) + ... (|S| terms), |S| < n, for a most violated S (Rado 1952): for each |S| it is
-    the largest entries. ``(B, n)`` to ``(B, K, n)`` and ``(B, K)``."""
+    """sum over S of z_i <= n + (n - 1) + ... (|S| terms), |S| < n, for a most violated S (Rado 1952): of those of one
+    size it is the largest entries. ``(B, n)`` to ``(B, K, n)`` and ``(B, K)``."""
     if n < 2:
         return z.new_zeros(len(z), 0, n), z.new_zeros(len(z), 0)
     order = z.argsort(dim=1, descending=True)

@@ -167,8 +167,15 @@ def kirchhoff(u: torch.Tensor, n: int, edges: Edges | None, ends: torch.Tensor) 
 
 
 @spanning_tree.facets
+def all_forests(n: int, edges: Edges | None = None) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """z(edges inside S) <= |S| - 1 for all S (Edmonds 1970); None where that is a long list."""
+    S = _cuts.listed(n)
+    return None if S is None else (_cuts.inside(S, *ends(n, edges)), S.sum(1) - 1)
+
+
+@spanning_tree.facets
 def forests(z: torch.Tensor, n: int, edges: Edges | None, ends: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """z(edges inside S) <= |S| - 1 for a most violated S (Edmonds 1970); ``(B, E)`` to ``(B, K, E)`` and ``(B, K)``."""
+    """The same for a most violated S; ``(B, E)`` to ``(B, K, E)`` and ``(B, K)``."""
     i, j = ends
     both = z.new_zeros(len(z), n, n)
     both[:, i, j] = both[:, j, i] = z

@@ -2,8 +2,8 @@
 
 Where they come from:
 
-- a family says them: ``@family.facets``, a list or a separation. With ``@family.argmax`` besides, its lifted form is
-  never looked at: the affine hull is found through the oracle;
+- a family says them: ``@family.facets``, a list, or a separation where they are too many. With ``@family.argmax``
+  besides, its lifted form is never looked at: the affine hull is found through the oracle;
 - an unlifted declaration is one already;
 - of a small lifted declaration the facets are computed from its vertices (``cvxsst.geometry.facets``).
 """
@@ -80,8 +80,9 @@ def described(P: Polytope) -> Description | str:
 
 def _describe(P: Polytope) -> Description | str:
     knowledge = P.knowledge
-    if knowledge is not None and knowledge.facets is not None:
-        G, h = (np.asarray(part, dtype=float) for part in knowledge.facets())
+    listed = None if knowledge is None else knowledge.facets
+    if knowledge is not None and listed is not None:
+        G, h = (np.asarray(part, dtype=float) for part in listed)
         place, G = _placed(P, knowledge), G.reshape(len(h), P.size)
         return _listed(place, *_bounds(P, place), G[:, place.free], h - G @ place.constant)
     if knowledge is not None and knowledge.separation is not None:

@@ -121,7 +121,8 @@ class Live:
     Attributes:
         index: positions in the batch.
         u, low, high: their data. scale: the factor on u. goal: the tolerance. longest: the limit on a step.
-        mu: multipliers, those of E first. W, h: the working sets, rows of zeros where an instance has fewer.
+        clear: nothing was violated when last asked about this working set. mu: multipliers, those of E first.
+        W, h: the working sets, rows of zeros where an instance has fewer.
         z: phi*' of the multipliers. miss: (E z - e, W z - h).
     """
 
@@ -132,6 +133,7 @@ class Live:
     goal: torch.Tensor
     longest: torch.Tensor
     scale: torch.Tensor
+    clear: torch.Tensor
     mu: torch.Tensor
     W: torch.Tensor
     h: torch.Tensor
@@ -171,7 +173,9 @@ def solve(program: Program, u: torch.Tensor, low: torch.Tensor, high: torch.Tens
 def _run(program: Program, live: Live, found: Found) -> Found:
     for step in range(STEPS + 1):
         error = _error(program, live)
-        near = error <= (EARLY * program.size if step < CAREFUL else live.aim(program))
+        near = error <= live.aim(program)
+        if step < CAREFUL:
+            near |= (error <= EARLY * program.size) & ~live.clear
         done = torch.zeros_like(near)
         if bool(near.any()):
             done, error = _extend(program, live, near, error)
@@ -197,7 +201,8 @@ def _start(program: Program, start: int, u: torch.Tensor, low: torch.Tensor, hig
     goal = (TOLERANCE * program.size + ROUNDING * spread).clamp(max=REACHED * program.size)
     index = start + torch.arange(B, device=u.device)
     nothing = u.new_zeros(B, 0, n)
-    live = Live(index, u, low, high, goal, LONGEST + spread, scale, mu, nothing, nothing[:, :, 0], u, u)
+    clear = torch.zeros(B, dtype=torch.bool, device=u.device)
+    live = Live(index, u, low, high, goal, LONGEST + spread, scale, clear, mu, nothing, nothing[:, :, 0], u, u)
     live.at(program, mu)
     return live
 
@@ -224,6 +229,7 @@ def _extend(program: Program, live: Live, near: torch.Tensor, error: torch.Tenso
         violation = cut.violation[:, 0]
         violated = violation > torch.where(settled, aim, 2 * error)[which]
         error = error.index_put((which,), error[which].maximum(violation))
+        live.clear[which] = violation <= 0
         if bool(violated.any()):
             _join(program, live, which[violated], cut.of(violated))
             settled[which[violated]] = False
@@ -236,6 +242,7 @@ def _grow(program: Program, live: Live, settled: torch.Tensor) -> torch.Tensor:
     if bool(small.any()):
         factor = torch.where(small, (1 / live.scale).clamp(max=GROWTH), 1.0)
         live.scale = torch.where(small, (live.scale * factor).clamp(max=1.0), live.scale)
+        live.clear &= ~small
         live.at(program, live.mu * factor[:, None])
     return settled & ~small
 
