@@ -67,9 +67,9 @@ class Vertices(Engine[State]):
         kept: tuple[torch.Tensor, ...],
         forbidden: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Q Q' g: the projection onto the directions of the face."""
+        """Q Q' g: the projection onto the directions of the face; 0 u, so that the second derivative exists, as 0."""
         (Q,) = kept
-        return (Q @ (Q.mT @ g.unsqueeze(2))).squeeze(2)
+        return (Q @ (Q.mT @ g.unsqueeze(2))).squeeze(2) + 0.0 * u
 
 
 def _oracle(P: Polytope) -> tuple[Oracle, float]:

@@ -22,14 +22,15 @@ from cvxsst.engines.vertices.hull import Hull
 
 EPS = torch.finfo(torch.float64).eps
 NUDGE = (1e-11, 2e-14)  # of the utilities, relative to the width of P and to |u|: it makes every tie generic
-ROUNDING = 16 * EPS  # of <g, v - z>, relative to (|u| + |z| + |v|) |v - z|
+ROUNDING, PLACED = 32 * EPS, 2 * EPS  # of g relative to |u| + |z| + |v|; of v and z relative to |v| + |z|
 NUDGED = 1e-10  # residual, relative to the width of P, from which on it matters
 SLIGHT = 1e-7  # a weight, below which there may be vertices of the face that had none
 STILL = 8 * EPS  # a step, relative to |u| + |z| + |v|, that is rounding
 # The distance of a vertex from the affine hull, squared, relative to |v|^2: below the first looked at again with an
 # inverse computed anew; below the second rounding, if the gap is too; below the third, times 1 + |m|^2, rounding.
-DOUBTFUL, CLOSE, DEPENDENT = 1e-5, 1e-9, 64 * EPS
+DOUBTFUL, CLOSE, DEPENDENT = 1e-5, 1e-9, 8 * EPS
 SPOILT = 1e-8  # relative error of a step by which an inverse is known to be spoilt
+MOST_CALLS = (100, 20)  # of the oracle, and for each entry of z, before an instance is given up
 REPEATS = 3  # times that a vertex of the affine hull may look better than the point: rounding of the last step
 
 
@@ -99,7 +100,7 @@ def project(hull: Hull, u: torch.Tensor, forbidden: torch.Tensor | None) -> Proj
     live = Live(
         rows, nudged, nudged.norm(dim=1), forbidden, v, u.new_full((len(u),), torch.inf), torch.zeros_like(rows)
     )
-    corrals, calls, most = Corrals.of(v, hull.width**2), 1, 100 + 20 * u.shape[1]
+    corrals, calls, most = Corrals.of(v, hull.width**2), 1, MOST_CALLS[0] + MOST_CALLS[1] * u.shape[1]
     finished = [(rows[:0], corrals.rows(rows[:0]), nudge[:0], empty[:0], 1)]
     while len(live.rows):
         found, calls = _look(hull, live, corrals), calls + 1
@@ -168,7 +169,7 @@ def _look(hull: Hull, live: Live, corrals: Corrals) -> Found:
     away = v - live.z
     gap, size = (g * away).sum(1), v.square().sum(1) + corrals.s
     reach = live.length + live.z.norm(dim=1) + size.sqrt()
-    noise = ROUNDING * reach * away.norm(dim=1) + hull.blur * g.norm(dim=1)
+    noise = _noise(hull, reach, v, live.z, g)
     m, left = corrals.apart(v)
     least = torch.where(gap > noise, -torch.inf, CLOSE)
     doubtful = ((gap > 0) & (left < DOUBTFUL * size) & (left > least * size)).nonzero().flatten()
@@ -176,6 +177,12 @@ def _look(hull: Hull, live: Live, corrals: Corrals) -> Found:
         m[doubtful], left[doubtful] = corrals.surely_apart(doubtful, v[doubtful])
     new = left > size * least.maximum(DEPENDENT * (1 + m.square().sum(1)))
     return Found(v, gap, noise, reach, new, m, left, r, tangent)
+
+
+def _noise(hull: Hull, reach: torch.Tensor, v: torch.Tensor, z: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    """How much of <g, v - z> may be rounding of g, and of v and z."""
+    place = hull.blur + PLACED * (v.norm(dim=1) + z.norm(dim=1) + hull.width)
+    return ROUNDING * reach * (v - z).norm(dim=1) + place * g.norm(dim=1)
 
 
 def _bound(found: Found) -> torch.Tensor:
@@ -216,7 +223,7 @@ def _confirmed(
     g, tangent = u - z, Q[rows].mT @ (u - z).unsqueeze(2)
     v = hull.vertex(g, lambda: hull.generic.expand(g.shape), mask)
     reach = u.norm(dim=1) + z.norm(dim=1) + v.norm(dim=1)
-    noise = ROUNDING * reach * (v - z).norm(dim=1) + hull.blur * g.norm(dim=1)
+    noise = _noise(hull, reach, v, z, g)
     right = (g * (v - z)).sum(1) <= noise
     found = tangent.norm(dim=(1, 2)) + EPS * reach
     return residual.index_copy(0, rows, torch.where(right, found, residual[rows]))
