@@ -15,6 +15,7 @@ from scipy.optimize import linprog
 
 import cvxsst
 import polytopes
+from benchmarks.kkt import extreme_instances
 from cvxsst.engines import ENGINES, register
 from cvxsst.engines.facets import Facets, derivative, newton
 from cvxsst.engines.facets.derivative import face
@@ -120,6 +121,9 @@ def test_minimum_cuts_find_what_weighing_all_sets_finds(generator: torch.Generat
     for n in (2, 5, 9):
         Z = torch.rand(8, n, n, generator=generator, dtype=torch.float64).triu(1)
         Z *= torch.rand(8, n, n, generator=generator) < 0.6
+        if n > 4:  # a triangle, and two nodes of which it is hard to tell whether to take them too
+            Z[0] = 0.0
+            Z[0, [0, 0, 1], [1, 2, 2]], Z[0, 0, 3:5] = 0.9, 1 + 1e-10
         Z = Z + Z.mT
         cut = torch.from_numpy(np.stack([_cuts._by_minimum_cuts(one) for one in Z.numpy()]))
         assert (excess(_cuts.crowded(Z)) - excess(cut)).abs().max() <= 1e-12
@@ -172,6 +176,19 @@ def test_a_thousand_utilities_at_every_temperature(
     assert (gradient - near).flatten(1).abs().amax(1)[smooth].max() <= 1e-5
 
 
+@pytest.mark.parametrize("P", [*POLYTOPES, *MORE], ids=repr)
+def test_six_decades(P: cvxsst.Polytope, generator: torch.Generator) -> None:
+    """Ties, zeros, |w| and T from 1e-3 to 1e3: none fails."""
+    for f in REGULARIZERS:
+        if in_domain(P, f):
+            w, T = extreme_instances(P, 200, generator)
+            z, info = cvxsst.softmax(P, w, f, T, engine="facets", return_info=True)
+            judged = cvxsst.certificate(P, z[::40], w[::40], f, T[::40])
+            assert info.converged.all()
+            assert judged.infeasibility.max() <= 1e-8
+            assert (judged.gap / (w[::40].abs().flatten(1).amax(1) + T[::40])).max() <= 1e-8
+
+
 @pytest.mark.parametrize(("P", "f"), PROBLEMS, ids=lambda x: repr(x).replace(" ", ""))
 def test_agrees_with_kkt(P: cvxsst.Polytope, f: Separable, generator: torch.Generator) -> None:
     u, g = (utilities(P, 40, generator=generator).requires_grad_() for _ in range(2))
@@ -220,18 +237,23 @@ def test_derivative_where_more_facets_are_tight_than_have_multipliers(f: Separab
     assert (J - difference).abs().max() <= 1e-6
 
 
-@pytest.mark.parametrize("P", [polytopes.permutahedron(4), polytopes.spanning_tree(9)], ids=repr)
-def test_tight_rows_of_a_separation_are_found_from_nearby(P: cvxsst.Polytope) -> None:
-    """At a vertex of which one tight row is known, all directions but none are normal."""
-    prepared = state(P, EUCLIDEAN)
-    program = prepared.program(torch.device("cpu"))
-    z = cvxsst.argmax(P, torch.arange(1.0, P.size + 1, dtype=torch.float64))[None]
-    cut = program.inequalities.cuts(z + 1e-3 * (z - z.mean())).worst()
+def test_tight_rows_of_a_separation_are_found_from_nearby() -> None:
+    """z on the face of three sets, one in the next, of which one is known."""
+    n, sets = 9, (3, 6, 9)
+    P = polytopes.spanning_tree(n)
+    program = state(P, BINARY).program(torch.device("cpu"))
+    j = torch.triu_indices(n, n, 1)[1]
+    shell = sum((j >= size).long() for size in sets[:-1])  # the first set in which an edge lies
+    edges = torch.bincount(shell)
+    z = (torch.tensor([2.0, 3.0, 3.0], dtype=torch.float64) / edges)[shell][None]
+    cut = program.inequalities.cuts(torch.where(j < sets[1], z + 1e-3, z - 1e-3)).worst()
     one = torch.ones(1, 1, dtype=torch.float64)
-    inside = (z > program.low) & (z < program.high)
-    found = Found(z, inside, cut.G, one, one[0], torch.zeros(1, dtype=torch.long))
-    rows = torch.cat([program.E, face(program, found)[0]])[:, inside[0]]
-    assert torch.linalg.matrix_rank(rows, atol=1e-9) == inside.sum()
+    found = Found(z, z > 0, cut.G, one, one[0], torch.zeros(1, dtype=torch.long))
+    rows = torch.cat([program.E, face(program, found)[0]])
+    assert torch.linalg.matrix_rank(rows, atol=1e-9) == 3
+    for size in sets:
+        inside = (j < size).double()
+        assert torch.linalg.matrix_rank(torch.cat([rows, inside[None]]), atol=1e-9) == 3
 
 
 def test_backward_solves_that_miss_their_accuracy_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ solved for again. When the working set is settled the most violated of all inequ
 a former set: the dual objective falls from set to set. At T = 1 few instances have any tight facet but the bounds.
 
 Where the utilities spread far an entropy is too curved for Newton from afar: there u is scaled down to a spread of 14
-and brought back by a factor of 1.6 at a time, the multipliers with it (at low temperature they are proportional to u).
+and brought back by a factor of 2.5 at a time, the multipliers with it (at low temperature they are proportional to u).
 Every instance is on its own; an entry that -inf forbids has low = high = 0 in its instance.
 
 Edmonds 1970 and 1971 (forests, arborescences), Edmonds 1965 (matchings) and Rado 1952 (the permutahedron) describe
@@ -32,10 +32,10 @@ from cvxsst.regularizers import Separable
 
 STEPS = 400
 HALVINGS = 30
-NEAR_SPREAD, GROWTH = 14.0, 1.6
+NEAR_SPREAD, GROWTH = 14.0, 2.5
 TOLERANCE = 1e-13  # of E z - e and W z - h, in units of z
 ROUNDING = 4 * torch.finfo(torch.float64).eps  # of z, relative to the spread of u
-REACHED = 1e-10  # the same where rounding allows no more
+REACHED = 1e-9  # the same where rounding allows no more
 ROUGH = 1e-3  # the same where u is still scaled down
 EARLY = 1e-1  # error up to which the most violated inequality joins a working set that is not yet settled
 CAREFUL = 150  # steps from which on it is settled first
