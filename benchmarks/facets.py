@@ -28,8 +28,6 @@ from benchmarks.measuring import (
     save_measurements,
     softmax_by,
 )
-from cvxsst.engines import ENGINES, register
-from cvxsst.engines.facets import Facets
 from cvxsst.regularizers import Separable
 
 EUCLIDEAN, CATEGORICAL, BINARY = cvxsst.Euclidean(), cvxsst.CategoricalEntropy(), cvxsst.BinaryEntropy()
@@ -51,8 +49,6 @@ def measure(
     batches: Batches = None, temperature: float = 1.0, rounds: Rounds = 5, threads: Threads = 1, seed: int = 0
 ) -> None:
     """The table: milliseconds of forward and backward, and how many times as long kkt takes."""
-    if Facets.name not in ENGINES:
-        register(Facets())
     found: list[Measurement] = []
     problems = [(P, f, batch) for P, f in CASES for batch in batches or (1, 32, 128, 1024)]
     with on_threads(threads):

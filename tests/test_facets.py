@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,8 +15,8 @@ from scipy.optimize import linprog
 import cvxsst
 import polytopes
 from benchmarks.kkt import extreme_instances
-from cvxsst.engines import ENGINES, register
-from cvxsst.engines.facets import Facets, derivative, newton
+from cvxsst.engines import ENGINES
+from cvxsst.engines.facets import derivative, newton
 from cvxsst.engines.facets.derivative import face
 from cvxsst.engines.facets.description import Description, described
 from cvxsst.engines.facets.inequalities import Listed
@@ -39,16 +38,6 @@ MORE = [
     polytopes.correlated_k_subset(8, 3),
 ]
 PROBLEMS = [(P, f) for P in (*POLYTOPES, *MORE) for f in REGULARIZERS if in_domain(P, f) and P.presolved.dimension > 0]
-
-
-@pytest.fixture(autouse=True)
-def _registered() -> Iterator[None]:
-    there = "facets" in ENGINES
-    if not there:
-        register(Facets())
-    yield
-    if not there:
-        del ENGINES["facets"]
 
 
 def solve(P: cvxsst.Polytope, u: torch.Tensor, f: cvxsst.Regularizer) -> torch.Tensor:

@@ -3,7 +3,8 @@
 - ``"fast"``: the family's own closed form or algorithm, where its page registers one;
 - ``"kkt"``: any polytope, any of the separable regularizers, a whole batch at once;
 - ``"cvxpylayer"``: any polytope, any regularizer with a formula: the reference, one instance at a time;
-- ``"enumeration"``: the exponential family over all structures of a small set.
+- ``"enumeration"``: the exponential family over all structures of a small set;
+- ``"facets"``: polytopes whose inequalities in z alone are known or few, the separable regularizers, a whole batch.
 
 With ``engine="auto"`` the instances that one engine does not solve go to the next that can; ``info.engine`` tells which
 solved each.
@@ -21,6 +22,7 @@ from cvxsst.arguments import checked_polytope
 from cvxsst.engines.base import Engine, Info, Solution
 from cvxsst.engines.cvxpylayer import CvxpyLayerEngine
 from cvxsst.engines.enumeration import Enumeration
+from cvxsst.engines.facets import Facets
 from cvxsst.engines.fast import Fast
 from cvxsst.engines.kkt import KKT
 from cvxsst.engines.solver import Solver
@@ -41,7 +43,7 @@ def register(engine: E) -> E:
     return engine
 
 
-for _engine in (Fast(), KKT(), CvxpyLayerEngine(), Enumeration()):
+for _engine in (Fast(), KKT(), CvxpyLayerEngine(), Enumeration(), Facets()):
     register(_engine)
 
 

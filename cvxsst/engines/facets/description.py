@@ -24,7 +24,7 @@ from cvxsst.polytope import Knowledge, Map, Polytope
 from cvxsst.values import plainly
 
 MOST_DIMENSIONS = 20  # of P where its facets are to be computed
-SEARCHED_DIMENSIONS = 10  # the same where its vertices have to be searched for too
+SEARCHED_DIMENSIONS = 8  # the same where its vertices have to be searched for too
 SAME = 1e-9
 ORACLE_CALLS = 256  # instances in one call of the oracle
 
