@@ -31,7 +31,7 @@ STEP = 1e-4
 class Backward(ABC):
     """A way to differentiate."""
 
-    def require(self, engine: Solver, P: Polytope, regularizer: Regularizer) -> None:
+    def require(self, engine: Solver, P: Polytope, regularizer: Regularizer) -> None:  # noqa: B027 - most always exist
         """Raise a ValueError where this way does not exist."""
 
     @abstractmethod

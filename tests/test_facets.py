@@ -24,6 +24,7 @@ from cvxsst.engines.facets.newton import Found
 from cvxsst.engines.facets.state import State
 from cvxsst.geometry.facets import affine_hull_by_oracle, facets
 from cvxsst.oracles import by_family
+from cvxsst.polytope import Map
 from cvxsst.regularizers import Separable
 from polytopes import _cuts
 
@@ -123,9 +124,11 @@ def test_affine_hull_by_the_oracle_is_that_of_the_declaration() -> None:
         if P.knowledge is None or P.knowledge.argmax is None:
             continue
         oracle = P.knowledge.argmax
-        V, normals = affine_hull_by_oracle(
-            lambda w, P=P, oracle=oracle: by_family(P, oracle, torch.from_numpy(w), None).numpy(), P.size
-        )
+
+        def best(w: np.ndarray, P: cvxsst.Polytope = P, oracle: Map = oracle) -> np.ndarray:
+            return by_family(P, oracle, torch.from_numpy(w), None).numpy()
+
+        V, normals = affine_hull_by_oracle(best, P.size)
         E, e = P.presolved.hull
         assert len(normals) == len(E)
         assert np.abs(V @ E.T - e).max(initial=0.0) <= 1e-9
@@ -232,7 +235,7 @@ def test_tight_rows_of_a_separation_are_found_from_nearby() -> None:
     P = polytopes.spanning_tree(n)
     program = state(P, BINARY).program(torch.device("cpu"))
     j = torch.triu_indices(n, n, 1)[1]
-    shell = sum((j >= size).long() for size in sets[:-1])  # the first set in which an edge lies
+    shell = torch.stack([(j >= size).long() for size in sets[:-1]]).sum(0)  # the first set in which an edge lies
     edges = torch.bincount(shell)
     z = (torch.tensor([2.0, 3.0, 3.0], dtype=torch.float64) / edges)[shell][None]
     cut = program.inequalities.cuts(torch.where(j < sets[1], z + 1e-3, z - 1e-3)).worst()
@@ -290,7 +293,7 @@ class PowerEntropy(Separable):
     """sum (z^a - z) / (a (a - 1)): phi' is finite at 0, and z does not move there."""
 
     a: float
-    domain: ClassVar = (0.0, np.inf)
+    domain = (0.0, np.inf)
     steep: ClassVar[bool] = False
 
     def value(self, z: torch.Tensor) -> torch.Tensor:

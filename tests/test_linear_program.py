@@ -159,7 +159,10 @@ def test_a_vertex_is_optimal_whatever_the_units_of_the_rows() -> None:
     program = P.presolved.linear_program
     for small in random.normal(size=(300, 3)):
         c = np.array([0.0, 1.0, -1.0]) + 1e-4 * small  # the second row, and 1e-4 of the first: 1e-10 in its units
-        assert c @ (program.maximize(c).x - program.vertex(c).x) <= 1e-9
+        some, best = program.maximize(c).x, program.vertex(c).x
+        assert some is not None
+        assert best is not None
+        assert c @ (some - best) <= 1e-9
 
 
 def test_a_vertex_may_be_the_best_for_a_second_objective() -> None:

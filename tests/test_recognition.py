@@ -66,8 +66,11 @@ def spelled_differently() -> list[tuple[cvxsst.Polytope, cvxsst.Polytope]]:
 
 
 @pytest.mark.parametrize(("P", "what"), spelled_differently(), ids=lambda P: repr(P))
-def test_equal_declarations_are_recognized(P, what, generator: torch.Generator) -> None:
-    assert known(P) is what
+def test_equal_declarations_are_recognized(
+    P: cvxsst.Polytope, what: cvxsst.Polytope, generator: torch.Generator
+) -> None:
+    recognized: cvxsst.Polytope | None = known(P)
+    assert recognized is what
     w = torch.randn(4, *P.shape, generator=generator, dtype=torch.float64)
     assert torch.equal(cvxsst.argmax(P, w), cvxsst.argmax(what, w))
     assert torch.equal(cvxsst.argmax(P, w), cvxsst.argmax(P, w, engine="lp"))

@@ -34,7 +34,6 @@ from cvxsst.cache import Cache
 from cvxsst.engines.base import Engine, Solution
 from cvxsst.errors import EmptyPolytopeError
 from cvxsst.geometry.faces import Face, said_by_domain
-from cvxsst.geometry.presolve import Presolved
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import Regularizer
 
@@ -149,8 +148,9 @@ class ConeProgram:
         self.constant[allowed] = face.interior[: len(allowed)]
         self.slice = f.slice(P, self.places, self.constant)
         self.tolerance = self.slice.tolerance
-        rows = np.arange(self.core.form.G.shape[0])
-        self.inequalities = np.setdiff1d(rows, said_by_domain(self.core, f.domain))  # the cone of f's epigraph says the others
+        # the cone of f's epigraph says the other rows
+        rows, said = np.arange(self.core.form.G.shape[0]), said_by_domain(self.core, f.domain)
+        self.inequalities = np.setdiff1d(rows, said)
         self.layer = self._cone_program() if len(self.places) else None
         self._faces: Cache[bytes, Face] = Cache(FACES_KEPT)
 
@@ -161,7 +161,9 @@ class ConeProgram:
         constraints = ([equalities] if form.A.shape[0] else []) + ([inequalities] if len(self.inequalities) else [])
         objective = cp.Minimize(self.slice.expression(x[: form.n]) - parameter @ x[: form.n])
         duals = [constraint.dual_variables[0] for constraint in constraints]
-        return CvxpyLayer(cp.Problem(objective, constraints), parameters=[parameter], variables=[x, *duals])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a cone is approximated: the face and the certificate set that right
+            return CvxpyLayer(cp.Problem(objective, constraints), parameters=[parameter], variables=[x, *duals])
 
     def solve(self, u: np.ndarray) -> list[Refined]:
         """The solutions for u ``(rows, P.size)``, in the free entries."""
