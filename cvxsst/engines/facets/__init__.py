@@ -15,8 +15,9 @@ all of the list, or what an exact separation finds. The residual is the largest 
 far z moves with the last digit of u. With r rows at a time the cost of a step is O(r^2 n + r^3) an instance, and a
 separation; 5 steps as a rule at T = 1, 20 at T = 0.1, and about one for each facet that is tight.
 
-Measured, forward and backward of 128 instances, one thread: spanning_tree(10), BinaryEntropy 80 times as fast as kkt,
-arborescence(5) 6 times, correlated_k_subset(10, 3) twice (``python -m benchmarks.facets measure``).
+Measured beside kkt, forward and backward of 128 and of 1,024 instances, one thread: spanning_tree(10), BinaryEntropy,
+62 and 149 times as fast, arborescence(5) 4 and 10 times, correlated_k_subset(10, 3), the worst, 1.6 and 3.3 times
+(``python -m benchmarks.facets measure``).
 """
 
 from cvxsst.engines.facets.engine import Facets
