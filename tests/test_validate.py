@@ -263,7 +263,7 @@ def test_a_separable_regularizer_of_her_own(P: cvxsst.Polytope) -> None:
     report = cvxsst.validate("kkt", P, Quartic(), **QUICK)
     assert report.passed, str(report)
     assert report.regularizer == "Quartic"
-    assert report.references == ["cvxpylayer", "scs"]
+    assert report.references == ["facets", "cvxpylayer"]
     assert report["gradient"].kinks < 8
 
     def euclidean(u: torch.Tensor) -> torch.Tensor:
@@ -271,6 +271,13 @@ def test_a_separable_regularizer_of_her_own(P: cvxsst.Polytope) -> None:
 
     compared = cvxsst.compare(euclidean, "kkt", P, Quartic(), n=4, temperatures=(1.0,), names=("hers", "kkt"))
     assert compared.verdicts == {1.0: "hers is wrong"}
+
+
+def test_where_references_are_too_few_the_declaration_itself_is_solved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(ENGINES, "facets")
+    report = cvxsst.validate("kkt", simplex(4), Quartic(), **QUICK)
+    assert report.passed, str(report)
+    assert report.references == ["cvxpylayer", "scs"]
 
 
 def test_in_float32_throughout() -> None:
@@ -424,13 +431,13 @@ def test_the_verdict_on_a_disagreement_of_d_where_the_arbiter_is_certain_to_e(d:
 
 
 def test_what_the_references_cannot_tell_is_neither_right_nor_wrong(monkeypatch) -> None:
-    """Both references good to 1e-3 only, and so uncertified; the candidate is not certified either, and is close."""
+    """All references good to 1e-3 only, and so uncertified; the candidate is not certified either, and is close."""
 
     def vague(self, problem, on_failure="nan"):
         z, info = ENGINES["fast"].softmax(problem)
         return nudged(z, 1e-3), info
 
-    for name in ("kkt", "cvxpylayer"):
+    for name in ("kkt", "cvxpylayer", "facets"):
         monkeypatch.setattr(type(ENGINES[name]), "softmax", vague)
     monkeypatch.setitem(switches.softmax_paths, cvxsst.Euclidean, lambda u, n: u.clamp(0.25, 0.75))
     report = cvxsst.validate(lambda u: nudged(u.clamp(0.25, 0.75), 2e-3), switches(3), E, **QUICK)
