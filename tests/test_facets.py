@@ -28,8 +28,10 @@ from cvxsst.polytope import Map
 from cvxsst.regularizers import Separable
 from polytopes import _cuts
 
-from .table import POLYTOPES, in_domain, utilities
+from . import table
+from .table import in_domain, utilities
 
+POLYTOPES = [P for P in table.POLYTOPES if P.knowledge is not None]  # a declaration without a family is refused
 EUCLIDEAN, CATEGORICAL, BINARY = cvxsst.Euclidean(), cvxsst.CategoricalEntropy(), cvxsst.BinaryEntropy()
 REGULARIZERS = (EUCLIDEAN, CATEGORICAL, BINARY)
 MORE = [
@@ -140,6 +142,8 @@ def test_refusals_say_what_would_help() -> None:
     assert "too many facets" in str(engine.refusal(polytopes.projective_tree(6), EUCLIDEAN))
     assert "sum phi(z_i)" in str(engine.refusal(polytopes.simplex(3), cvxsst.ExponentialFamily()))
     assert engine.refusal(polytopes.spanning_tree(30), BINARY) is None
+    z = cp.Variable(3)
+    assert "members of families" in str(engine.refusal(cvxsst.Polytope(z, [cp.norm1(z) <= 1.7]), EUCLIDEAN))
 
 
 # Batches

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
-from importlib.metadata import PathDistribution
+from importlib.metadata import PathDistribution, distributions
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,7 +29,7 @@ WOULD_SAY = "print('executed'); raise SystemExit('executed')"
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder like the site-packages into which the wheel was installed."""
-    if find_spec("setuptools") is None or find_spec("pip") is None:
+    if {"setuptools", "pip"} - {distribution.name for distribution in distributions()}:
         pytest.skip("setuptools and pip build the wheel")
     place = tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "README.md", "LICENSE"):

@@ -4,8 +4,12 @@ Where they come from:
 
 - a family says them: ``@family.facets``, a list, or a separation where they are too many. With ``@family.argmax``
   besides, its lifted form is never looked at: the affine hull is found through the oracle;
-- an unlifted declaration is one already;
-- of a small lifted declaration the facets are computed from its vertices (``cvxsst.geometry.facets``).
+- an unlifted member of a family is one already;
+- of a small lifted member of a family that lists its structures the facets are computed from these, in exact integers
+  (``cvxsst.geometry.facets``).
+
+A declaration without a family is refused: its vertices are found by a search that may miss some, and on degenerate or
+badly scaled rows the engine is not yet as reliable as ``kkt``.
 """
 
 from __future__ import annotations
@@ -24,7 +28,6 @@ from cvxsst.polytope import Knowledge, Map, Polytope
 from cvxsst.values import plainly
 
 MOST_DIMENSIONS = 20  # of P where its facets are to be computed
-SEARCHED_DIMENSIONS = 8  # the same where its vertices have to be searched for too
 SAME = 1e-9
 ORACLE_CALLS = 256  # instances in one call of the oracle
 
@@ -90,6 +93,8 @@ def _describe(P: Polytope) -> Description | str:
         free, constant, normals = (torch.from_numpy(part) for part in (place.free, place.constant, place.normals))
         separated = Separated(knowledge.separation, P.shape, free, constant, normals)
         return _description(place, *_bounds(P, place), separated)
+    if knowledge is None:
+        return f"facets solves members of families, with @family.facets, unlifted, or listed; {P!r} is none"
     place, core = _by_presolve(P), P.presolved.core
     if not core.form.lifted:
         single = np.diff(core.form.G.indptr) == 1
@@ -127,9 +132,9 @@ def _bounds(P: Polytope, place: Place) -> tuple[np.ndarray, np.ndarray]:
 
 def _computed(P: Polytope) -> tuple[np.ndarray, np.ndarray] | str:
     """The facets in the free entries, from all vertices."""
-    listed = P.knowledge is not None and P.knowledge.structures is not None
-    most, dimension = MOST_DIMENSIONS if listed else SEARCHED_DIMENSIONS, P.presolved.dimension
-    cure = "register @family.facets"
+    most, dimension, cure = MOST_DIMENSIONS, P.presolved.dimension, "register @family.facets"
+    if P.knowledge is None or P.knowledge.structures is None:
+        return f"facets needs the list of the structures of a lifted declaration, and {P!r} has none: {cure}"
     if dimension > most:
         return (
             f"facets knows the inequalities in z alone of unlifted declarations, of families with @family.facets, and "
