@@ -21,11 +21,19 @@ from cvxsst.errors import (
     NotPolyhedralError,
     UnboundedPolytopeError,
 )
+from cvxsst.family import Family, polytope
 from cvxsst.layer import SoftmaxLayer
 from cvxsst.maps import argmax, softmax
-from cvxsst.family import Family, polytope
 from cvxsst.polytope import Polytope
-from cvxsst.regularizers import BinaryEntropy, CategoricalEntropy, Custom, Euclidean, ExponentialFamily, Regularizer
+from cvxsst.regularizers import (
+    BinaryEntropy,
+    CategoricalEntropy,
+    Custom,
+    Euclidean,
+    ExponentialFamily,
+    Regularizer,
+    Tsallis,
+)
 from cvxsst.validation import Comparison, Report, compare, validate
 
 __version__ = "0.1.0"
@@ -53,6 +61,7 @@ __all__ = [
     "SoftmaxLayer",
     "StochasticArgmax",
     "StochasticSoftmax",
+    "Tsallis",
     "UnboundedPolytopeError",
     "argmax",
     "audit",

@@ -6,6 +6,7 @@
     Euclidean             sum z_i^2 / 2                               all                 sparsemax
     CategoricalEntropy    sum z_i log z_i                             z_i >= 0            softmax
     BinaryEntropy         sum z_i log z_i + (1 - z_i) log (1 - z_i)   0 <= z_i <= 1
+    Tsallis(alpha)        sum (z_i^alpha - z_i) / (alpha (alpha - 1)) z_i >= 0            alpha-entmax
     ExponentialFamily     A*, the conjugate of A(u) = log sum_Z e^<u,z>                   softmax
     Custom                any convex, differentiable CVXPY expression of z
     ====================  ==========================================  ==================  =================
@@ -21,6 +22,7 @@ from cvxsst.regularizers.entropies import BinaryEntropy, CategoricalEntropy
 from cvxsst.regularizers.euclidean import Euclidean
 from cvxsst.regularizers.exponential_family import ExponentialFamily
 from cvxsst.regularizers.separable import Separable
+from cvxsst.regularizers.tsallis import Tsallis
 
 __all__ = [
     "BinaryEntropy",
@@ -30,5 +32,6 @@ __all__ = [
     "ExponentialFamily",
     "Regularizer",
     "Separable",
+    "Tsallis",
     "checked_regularizer",
 ]

@@ -155,6 +155,6 @@ def checked_regularizer(regularizer: Regularizer) -> Regularizer:
     if isinstance(regularizer, type) and issubclass(regularizer, Regularizer):
         raise ArgumentTypeError(f"regularizer: pass an instance, {regularizer.__name__}(), not the class")
     raise ArgumentTypeError(
-        f"regularizer: expected Euclidean(), CategoricalEntropy(), BinaryEntropy(), ExponentialFamily() or "
-        f"Custom(function), got {regularizer!r}"
+        "regularizer: expected Euclidean(), CategoricalEntropy(), BinaryEntropy(), Tsallis(alpha), ExponentialFamily() "
+        f"or Custom(function), got {regularizer!r}"
     )
