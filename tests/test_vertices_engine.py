@@ -301,7 +301,6 @@ def test_refuses_other_regularizers_in_words() -> None:
     for f in (cvxsst.CategoricalEntropy(), cvxsst.BinaryEntropy(), cvxsst.Custom(cp.sum_squares)):
         with pytest.raises(cvxsst.NoFastPathError, match="vertices solves for the Euclidean f"):
             cvxsst.softmax(polytopes.simplex(3), torch.zeros(3), f, engine="vertices")
-    assert cvxsst.which_engine(polytopes.matching(6), EUCLIDEAN) == "kkt"
 
 
 def test_judged_by_the_validator() -> None:

@@ -11,9 +11,9 @@ import torch
 
 from cvxsst.engines.vertices.hull import Hull
 
-# How far from u - z the rest of a face is looked for, and the slack of its vertices that is rounding, both relative to
-# the width of P and |u - z|.
-ASIDE, TIGHT = (1e-7, 1e-9), 1e-11
+# How far from u - z the rest of a face is looked for, and what of u - z its directions may have, by rounding; both
+# relative to the width of P and |u - z|.
+ASIDE, TIGHT = (1e-7, 1e-9), 1e-9
 FLAT = 1e-6  # the distance of a vertex from the known part of the face that is rounding, relative to the width of P
 EPS = torch.finfo(torch.float64).eps
 
@@ -37,11 +37,12 @@ def completed(
             tilted = g[rows] + little * scale[rows, None] * d
             mask = None if forbidden is None else forbidden[rows]
             away = hull.vertex(tilted, lambda d=d: d, mask) - z[rows]  # type: ignore[misc]
-            out, far = normal(away, Q[rows]), away.norm(dim=1)
-            tight = (g[rows] * away).sum(1).abs() <= TIGHT * scale[rows] * far
-            keep = (tight & (out.norm(dim=1) > FLAT * hull.width)).nonzero().flatten()
-            rows, out = rows[keep], out[keep]
-            column = torch.zeros_like(g).index_copy(0, rows, out / out.norm(dim=1, keepdim=True))
+            out = normal(away, Q[rows])
+            far = out.norm(dim=1)
+            tight = (g[rows] * out).sum(1).abs() <= TIGHT * scale[rows] * far
+            keep = (tight & (far > FLAT * hull.width)).nonzero().flatten()
+            rows, out = rows[keep], out[keep] / far[keep, None]
+            column = torch.zeros_like(g).index_copy(0, rows, out)
             Q = torch.cat([Q, column.unsqueeze(2)], dim=2)
     return Q
 

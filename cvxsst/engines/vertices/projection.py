@@ -30,7 +30,7 @@ STILL = 8 * EPS  # a step, relative to |u| + |z| + |v|, that is rounding
 # inverse computed anew; below the second rounding, if the gap is too; below the third, times 1 + |m|^2, rounding.
 DOUBTFUL, CLOSE, DEPENDENT = 1e-5, 1e-9, 8 * EPS
 SPOILT = 1e-8  # relative error of a step by which an inverse is known to be spoilt
-MOST_CALLS = (100, 20)  # of the oracle, and for each entry of z, before an instance is given up
+MOST_CALLS = (100, 20)  # of the oracle, the second times n: then an instance is given up
 REPEATS = 3  # times that a vertex of the affine hull may look better than the point: rounding of the last step
 
 
@@ -142,12 +142,13 @@ def _assembled(
     calls = torch.cat([torch.full_like(*part) for part in zip(rows, counts, strict=True)])[order]
     slight = corrals.weight.masked_fill(~corrals.taken, 1.0).amin(1) < SLIGHT
     z, Q = _polished(corrals, u, 2 * (bound + nudge)), corrals.directions()
-    residual = _confirmed(hull, u, forbidden, z, Q, 3 * (bound + nudge))
     doubtful = ((slight | new) & ~empty & (bound <= SLIGHT * hull.width)).nonzero().flatten()
     if len(doubtful):
         mask = None if forbidden is None else forbidden[doubtful]
         whole = completed(hull, u[doubtful] - z[doubtful], mask, z[doubtful], Q[doubtful])
         Q = torch.nn.functional.pad(Q, (0, whole.shape[2] - Q.shape[2])).index_copy(0, doubtful, whole)
+    tangent = (Q.mT @ (u - z).unsqueeze(2)).norm(dim=(1, 2))
+    residual = _confirmed(hull, u, forbidden, z, tangent, (3 * (bound + nudge)).maximum(tangent + nudge))
     return Projected(z + hull.center, residual, calls, empty, Q)
 
 
@@ -212,18 +213,19 @@ def _confirmed(
     u: torch.Tensor,
     forbidden: torch.Tensor | None,
     z: torch.Tensor,
-    Q: torch.Tensor,
+    tangent: torch.Tensor,
     residual: torch.Tensor,
 ) -> torch.Tensor:
-    """The residual without the nudge, asked of the oracle where u is so large that the nudge shows."""
+    """The residual without the nudge, asked of the oracle where u is so large that the nudge shows; ``tangent``: the
+    length of u - z along the face."""
     rows = (residual > NUDGED * hull.width).nonzero().flatten()
     if not len(rows):
         return residual
     u, z, mask = u[rows], z[rows], None if forbidden is None else forbidden[rows]
-    g, tangent = u - z, Q[rows].mT @ (u - z).unsqueeze(2)
+    g = u - z
     v = hull.vertex(g, lambda: hull.generic.expand(g.shape), mask)
     reach = u.norm(dim=1) + z.norm(dim=1) + v.norm(dim=1)
     noise = _noise(hull, reach, v, z, g)
     right = (g * (v - z)).sum(1) <= noise
-    found = tangent.norm(dim=(1, 2)) + EPS * reach
+    found = tangent[rows] + EPS * reach
     return residual.index_copy(0, rows, torch.where(right, found, residual[rows]))
