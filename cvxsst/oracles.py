@@ -42,8 +42,13 @@ def best_of(V: torch.Tensor, u: torch.Tensor, forbidden: torch.Tensor | None) ->
     """The best of the rows of V, ``(count, n)``."""
     values = u @ V.T
     if forbidden is not None:
-        values = values.masked_fill(forbidden.to(V) @ (V != 0).to(V).T != 0, -torch.inf)
+        values = values.masked_fill(takes(V, forbidden), -torch.inf)
     return V[values.argmax(dim=1)]
+
+
+def takes(V: torch.Tensor, forbidden: torch.Tensor) -> torch.Tensor:
+    """Whether a row of V has an entry that an instance forbids, ``(B, count)``."""
+    return forbidden.to(V) @ (V != 0).to(V).T != 0
 
 
 def by_linear_programs(P: Polytope, u: torch.Tensor, forbidden: torch.Tensor | None) -> torch.Tensor:

@@ -240,7 +240,7 @@ def test_the_first_softmax_of_one_polytope_in_eight_threads(monkeypatch: pytest.
         def solve(self, state, u, forbidden):
             return Solution(u + state)
 
-        def times_jacobian(self, state, g, u, z, kept, forbidden):
+        def times_jacobian(self, state, g, at):
             return g
 
     monkeypatch.setitem(ENGINES, "centre", Centre())

@@ -10,7 +10,7 @@ import torch
 
 import cvxsst
 import polytopes
-from cvxsst.engines import ENGINES, Engine, Solution, register
+from cvxsst.engines import ENGINES, At, Engine, Solution, register
 from cvxsst.regularizers import Separable
 
 from . import test_laws as laws
@@ -32,7 +32,7 @@ def test_times_jacobian_is_symmetric_positive_and_the_difference_of_solve(
     z = found.z.reshape(4, n)
 
     def times(direction: torch.Tensor) -> torch.Tensor:
-        return engine.times_jacobian(state, shaped(direction), shaped(u), shaped(z), found.kept, None).reshape(4, n)
+        return engine.times_jacobian(state, shaped(direction), At(shaped(u), shaped(z), found.kept, None)).reshape(4, n)
 
     Jg, Jh = times(g), times(h)
     size = max(1.0, case.P.presolved.interior.max(initial=0.0)) ** 2
@@ -110,18 +110,10 @@ class Bisection(Engine[tuple[float, Separable]]):
         z = at(high)
         return Solution(z, ~empty, (z.sum(1) - c).abs(), torch.full((len(u),), 200), empty)
 
-    def times_jacobian(
-        self,
-        state: tuple[float, Separable],
-        g: torch.Tensor,
-        u: torch.Tensor,
-        z: torch.Tensor,
-        kept: tuple[torch.Tensor, ...],
-        forbidden: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def times_jacobian(self, state: tuple[float, Separable], g: torch.Tensor, at: At) -> torch.Tensor:
         """J = diag(d) - d d' / sum d,  d = 1 / phi'' where z > 0."""
         _, f = state
-        d = torch.where(z > 0, f.slope(z), 0.0)
+        d = torch.where(at.z > 0, f.slope(at.z), 0.0)
         return d * (g - (d * g).sum(1, keepdim=True) / d.sum(1, keepdim=True).clamp_min(1e-300))
 
 
@@ -203,17 +195,9 @@ class Flaky(Engine[tuple[int, ...]]):
         lost = u[:, 0] < 0
         return Solution(z.masked_fill(lost[:, None], torch.nan), ~lost, torch.where(lost, torch.inf, 0.0))
 
-    def times_jacobian(
-        self,
-        state: tuple[int, ...],
-        g: torch.Tensor,
-        u: torch.Tensor,
-        z: torch.Tensor,
-        kept: tuple[torch.Tensor, ...],
-        forbidden: torch.Tensor | None,
-    ) -> torch.Tensor:
-        product = z * (g - (z * g).sum(1, keepdim=True))
-        return product.masked_fill((u[:, 1] > 2)[:, None], torch.nan)
+    def times_jacobian(self, state: tuple[int, ...], g: torch.Tensor, at: At) -> torch.Tensor:
+        product = at.z * (g - (at.z * g).sum(1, keepdim=True))
+        return product.masked_fill((at.u[:, 1] > 2)[:, None], torch.nan)
 
 
 @pytest.fixture

@@ -99,7 +99,7 @@ def test_failures_are_named_under_vmap(monkeypatch: pytest.MonkeyPatch) -> None:
         def solve(self, state, u, forbidden):
             return Solution(torch.zeros_like(u), u[:, 0] <= 0, u[:, 0].abs())
 
-        def times_jacobian(self, state, g, u, z, kept, forbidden):
+        def times_jacobian(self, state, g, at):
             return g
 
     monkeypatch.setitem(REGISTERED, "doubtful", Doubtful())

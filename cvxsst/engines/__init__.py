@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from cvxsst.arguments import checked_polytope
-from cvxsst.engines.base import Engine, Info, Solution
+from cvxsst.engines.base import At, Engine, Info, Solution
 from cvxsst.engines.cvxpylayer import CvxpyLayerEngine
 from cvxsst.engines.enumeration import Enumeration
 from cvxsst.engines.facets import Facets
@@ -30,7 +30,7 @@ from cvxsst.errors import NoFastPathError
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import Regularizer, checked_regularizer
 
-__all__ = ["ENGINES", "Engine", "Info", "Solution", "Solver", "chosen_engine", "register", "which_engine"]
+__all__ = ["ENGINES", "At", "Engine", "Info", "Solution", "Solver", "chosen_engine", "register", "which_engine"]
 
 E = TypeVar("E", bound=Engine[Any])
 

@@ -76,6 +76,15 @@ class Solution(NamedTuple):
         )
 
 
+class At(NamedTuple):
+    """Where a derivative is asked: u and the solution z, ``(B, n)``, what its ``Solution`` kept, and the mask."""
+
+    u: torch.Tensor
+    z: torch.Tensor
+    kept: tuple[torch.Tensor, ...]
+    forbidden: torch.Tensor | None
+
+
 class Engine(ABC, Generic[State]):
     """Solves argmax over P of <u, z> - f(z), differentiably.
 
@@ -110,16 +119,8 @@ class Engine(ABC, Generic[State]):
         """
 
     @abstractmethod
-    def times_jacobian(
-        self,
-        state: State,
-        g: torch.Tensor,
-        u: torch.Tensor,
-        z: torch.Tensor,
-        kept: tuple[torch.Tensor, ...],
-        forbidden: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """J g ``(B, n)`` at the solution z, NaN in an instance where it cannot be had to 1e-6.
+    def times_jacobian(self, state: State, g: torch.Tensor, at: At) -> torch.Tensor:
+        """J g ``(B, n)`` at the solution, NaN in an instance where it cannot be had to 1e-6.
 
         g is 0 where forbidden, and what the result has there does not matter.
         """
@@ -157,7 +158,7 @@ class Engine(ABC, Generic[State]):
     def _times_jacobian(self, g: torch.Tensor, u: torch.Tensor, z: torch.Tensor, *rest: Any) -> torch.Tensor:
         *kept, forbidden, state, watch = rest[4:]
         g = g if forbidden is None else g.masked_fill(forbidden, 0.0)
-        product = self.times_jacobian(state, g, u, z, tuple(kept), forbidden)
+        product = self.times_jacobian(state, g, At(u, z, tuple(kept), forbidden))
         product = product if forbidden is None else product.masked_fill(forbidden, 0.0)
         if is_finite(product):
             return product

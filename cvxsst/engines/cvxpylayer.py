@@ -31,7 +31,7 @@ import torch
 from cvxpylayers.torch import CvxpyLayer
 
 from cvxsst.cache import Cache
-from cvxsst.engines.base import Engine, Solution
+from cvxsst.engines.base import At, Engine, Solution
 from cvxsst.errors import EmptyPolytopeError
 from cvxsst.geometry.faces import Face, said_by_domain
 from cvxsst.polytope import Polytope
@@ -106,16 +106,8 @@ class CvxpyLayerEngine(Engine["ConeProgram"]):
         whole, converged, bound, iterations, none, kept = (torch.from_numpy(t).to(u.device) for t in told)
         return Solution(whole, converged, bound, iterations, none, (kept,))
 
-    def times_jacobian(
-        self,
-        state: ConeProgram,
-        g: torch.Tensor,
-        u: torch.Tensor,
-        z: torch.Tensor,
-        kept: tuple[torch.Tensor, ...],
-        forbidden: torch.Tensor | None,
-    ) -> torch.Tensor:
-        return (kept[0] @ g[..., None])[..., 0]
+    def times_jacobian(self, state: ConeProgram, g: torch.Tensor, at: At) -> torch.Tensor:
+        return (at.kept[0] @ g[..., None])[..., 0]
 
 
 def _patterns(forbidden: torch.Tensor | None, batch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import torch
 
-from cvxsst.engines.base import Engine, Solution
+from cvxsst.engines.base import At, Engine, Solution
 from cvxsst.errors import NoFastPathError
+from cvxsst.oracles import takes
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import Regularizer
 
@@ -33,20 +34,19 @@ class Enumeration(Engine[torch.Tensor]):
 
     def solve(self, state: torch.Tensor, u: torch.Tensor, forbidden: torch.Tensor | None) -> Solution:
         V = state.to(u.device)
-        logits = u @ V.T
-        empty = None
-        if forbidden is not None:
-            allowed = forbidden.to(u) @ (V != 0).to(u).T == 0
-            logits = logits.masked_fill(~allowed, -torch.inf)
-            empty = ~allowed.any(dim=1)
-        p = torch.softmax(logits, dim=1)
-        return Solution(p @ V, empty=empty)
+        empty = None if forbidden is None else takes(V, forbidden).all(dim=1)
+        return Solution(_probabilities(V, u, forbidden) @ V, empty=empty)
 
-    def times_jacobian(self, state, g, u, z, kept, forbidden):
+    def times_jacobian(self, state: torch.Tensor, g: torch.Tensor, at: At) -> torch.Tensor:
         """E[(v - z) <v, g>]."""
-        V = state.to(u.device)
-        logits = u @ V.T
-        if forbidden is not None:
-            logits = logits.masked_fill(forbidden.to(u) @ (V != 0).to(u).T != 0, -torch.inf)
-        p, along = torch.softmax(logits, dim=1), g @ V.T
+        V = state.to(g.device)
+        p, along = _probabilities(V, at.u, at.forbidden), g @ V.T
         return (p * (along - (p * along).sum(1, keepdim=True))) @ V
+
+
+def _probabilities(V: torch.Tensor, u: torch.Tensor, forbidden: torch.Tensor | None) -> torch.Tensor:
+    """p ``(B, count)`` of the rows of V; NaN where every one takes a forbidden entry."""
+    logits = u @ V.T
+    if forbidden is not None:
+        logits = logits.masked_fill(takes(V, forbidden), -torch.inf)
+    return torch.softmax(logits, dim=1)

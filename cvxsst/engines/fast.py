@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from cvxsst.engines.base import Engine, Info, Solution
+from cvxsst.engines.base import At, Engine, Info, Solution
 from cvxsst.polytope import Map, Polytope
 from cvxsst.problem import Problem
 from cvxsst.recognition import known
@@ -61,16 +61,8 @@ class Fast(Engine[Map]):
         u = u if forbidden is None else u.masked_fill(forbidden, -torch.inf)
         return Solution(state(u))
 
-    def times_jacobian(
-        self,
-        state: Map,
-        g: torch.Tensor,
-        u: torch.Tensor,
-        z: torch.Tensor,
-        kept: tuple[torch.Tensor, ...],
-        forbidden: torch.Tensor | None,
-    ) -> torch.Tensor:
-        u = u if forbidden is None else u.masked_fill(forbidden, -torch.inf)
+    def times_jacobian(self, state: Map, g: torch.Tensor, at: At) -> torch.Tensor:
+        u = at.u if at.forbidden is None else at.u.masked_fill(at.forbidden, -torch.inf)
         return torch.func.vjp(state, u)[1](g)[0]
 
 

@@ -51,17 +51,24 @@ class StandardForm:
 def comparable(form: StandardForm) -> StandardForm:
     """The same set; rows in other units than most (largest entry below 0.01 or above 100) divided by their largest
     entry: a linear program's tolerance is one number for all rows."""
-    A, b = _comparable(form.A, form.b)
-    return StandardForm(A, b, *_comparable(form.G, form.h), form.n)
+
+    def unit(rows: sp.csr_array) -> np.ndarray:
+        size = largest(rows)
+        return np.where((size < 0.01) | (size > 100.0), size, 1.0)
+
+    A, b = divided(form.A, form.b, unit(form.A))
+    return StandardForm(A, b, *divided(form.G, form.h, unit(form.G)), form.n)
 
 
-def _comparable(rows: sp.csr_array, right: np.ndarray) -> tuple[sp.csr_array, np.ndarray]:
-    if 0 in rows.shape:
-        return rows, right
-    largest = abs(rows).max(axis=1).toarray().reshape(-1)
-    unit = np.where((largest < 0.01) | (largest > 100.0), largest, 1.0)
-    unit[unit == 0] = 1.0
-    return sp.csr_array(sp.diags_array(1 / unit) @ rows), right / unit
+def largest(rows: sp.csr_array) -> np.ndarray:
+    """The largest absolute entry of each row."""
+    return abs(rows).max(axis=1).toarray().reshape(-1) if 0 not in rows.shape else np.zeros(rows.shape[0])
+
+
+def divided(rows: sp.csr_array, right: np.ndarray, sizes: np.ndarray) -> tuple[sp.csr_array, np.ndarray]:
+    """Each row with its right-hand side divided by a number; by 1 where that is 0."""
+    sizes = np.where(sizes == 0, 1.0, sizes)
+    return (sp.csr_array(sp.diags_array(1 / sizes) @ rows) if len(sizes) else rows), right / sizes
 
 
 def canonicalize(z: cp.Variable, constraints: Sequence[cp.Constraint]) -> StandardForm:
@@ -121,8 +128,7 @@ def _settle_infinities(form: StandardForm) -> StandardForm:
 
 def _scaled(M: sp.csr_array, right: np.ndarray) -> np.ndarray:
     """Right-hand sides of rows scaled to a largest coefficient of 1."""
-    largest = sp.linalg.norm(M, np.inf, axis=1) if 0 not in M.shape else np.zeros(M.shape[0])
-    return right / np.where(largest > 0, largest, 1.0)
+    return divided(M, right, largest(M))[1]
 
 
 def _contradict(M: sp.csr_array, right: np.ndarray, rows: np.ndarray, value: float) -> tuple[sp.csr_array, np.ndarray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from cvxsst.engines.base import Engine, Solution
+from cvxsst.engines.base import At, Engine, Solution
 from cvxsst.engines.facets import newton
 from cvxsst.engines.facets.derivative import face, times_jacobian
 from cvxsst.engines.facets.description import Description, described
@@ -55,20 +55,12 @@ class Facets(Engine[State]):
         kept = (face(program, found), found.inside)
         return Solution(z, converged, found.residual, found.iterations, empty, kept)
 
-    def times_jacobian(
-        self,
-        state: State,
-        g: torch.Tensor,
-        u: torch.Tensor,
-        z: torch.Tensor,
-        kept: tuple[torch.Tensor, ...],
-        forbidden: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def times_jacobian(self, state: State, g: torch.Tensor, at: At) -> torch.Tensor:
         free = state.description.free.to(g.device)
         if not len(free):
             return torch.zeros_like(g)
-        found = times_jacobian(state.program(g.device), g[:, free], z[:, free], *kept)
-        return torch.zeros_like(u).index_copy(1, free, found)
+        found = times_jacobian(state.program(g.device), g[:, free], at.z[:, free], *at.kept)
+        return torch.zeros_like(at.u).index_copy(1, free, found)
 
 
 def _solved(

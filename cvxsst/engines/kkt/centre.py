@@ -12,11 +12,10 @@ Damped Newton: the barrier is self-concordant, so that steps of 1 / (1 + decreme
 from __future__ import annotations
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 
 from cvxsst.engines.kkt.elimination import Pattern
-from cvxsst.geometry.canonical import StandardForm
+from cvxsst.geometry.canonical import StandardForm, divided, largest
 
 STEPS = 200
 CENTRED = 1e-2  # Newton decrement: the start need not be the centre to more digits
@@ -27,17 +26,13 @@ FRACTIONS = (1.0, 0.5, 0.25, 0.1, 0.05)
 
 def scaled(form: StandardForm, slack: np.ndarray) -> StandardForm:
     """The same set with the rows of G divided by these numbers."""
-    G = sp.csr_array(sp.diags_array(1 / slack) @ form.G) if len(slack) else form.G
-    return StandardForm(form.A, form.b, G, form.h / slack, form.n)
+    return StandardForm(form.A, form.b, *divided(form.G, form.h, slack), form.n)
 
 
 def equilibrated(form: StandardForm) -> StandardForm:
     """The same set with a largest entry of 1 in every row."""
-    if form.A.shape[0]:
-        largest = abs(form.A).max(axis=1).toarray().reshape(-1)
-        A, b = sp.csr_array(sp.diags_array(1 / largest) @ form.A), form.b / largest
-        form = StandardForm(A, b, form.G, form.h, form.n)
-    return scaled(form, abs(form.G).max(axis=1).toarray().reshape(-1)) if form.G.shape[0] else form
+    A, b = divided(form.A, form.b, largest(form.A))
+    return StandardForm(A, b, *divided(form.G, form.h, largest(form.G)), form.n)
 
 
 def analytic_centre(form: StandardForm, start: np.ndarray, pattern: Pattern) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from cvxsst.engines.base import Engine, Solution
+from cvxsst.engines.base import At, Engine, Solution
 from cvxsst.engines.kkt.derivative import by_elimination, by_equalities
 from cvxsst.engines.kkt.state import LEFT, Found, State
 from cvxsst.polytope import Polytope
@@ -76,22 +76,16 @@ class KKT(Engine[State]):
             e = signs * EPS * size[wide, None]
             masks = None if forbidden is None else forbidden[wide]
             e = e if masks is None else e.masked_fill(masks, 0.0)
-            moved[wide] = self.times_jacobian(state, e, u[wide], z[wide], (active[wide],), masks).abs().amax(dim=1)
+            at = At(u[wide], z[wide], (active[wide],), masks)
+            moved[wide] = self.times_jacobian(state, e, at).abs().amax(dim=1)
         return moved
 
-    def times_jacobian(
-        self,
-        state: State,
-        g: torch.Tensor,
-        u: torch.Tensor,
-        z: torch.Tensor,
-        kept: tuple[torch.Tensor, ...],
-        forbidden: torch.Tensor | None,
-    ) -> torch.Tensor:
-        (active,), free, chunk = kept, state.free.to(g.device), state.chunk(g.device)
+    def times_jacobian(self, state: State, g: torch.Tensor, at: At) -> torch.Tensor:
+        (active,), free, chunk = at.kept, state.free.to(g.device), state.chunk(g.device)
         if not len(free):
             return torch.zeros_like(g)
         whole = len(free) == g.shape[1]
+        z = at.z
         if not whole:
             g, z = g.index_select(1, free), z.index_select(1, free)
         box = state.box_program(g.device)
@@ -99,7 +93,7 @@ class KKT(Engine[State]):
             found = by_elimination(state.interior_program(g.device), g, z, active, chunk)
         else:
             found = by_equalities(box, g, z, active, chunk)
-        return found if whole else torch.zeros_like(u).index_copy(1, free, found)
+        return found if whole else torch.zeros_like(at.u).index_copy(1, free, found)
 
 
 def _in_chunks(state: State, u: torch.Tensor, forbidden: torch.Tensor | None) -> Found:

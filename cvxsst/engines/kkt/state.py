@@ -13,7 +13,7 @@ from cvxsst.engines.kkt import interior, newton
 from cvxsst.engines.kkt.centre import analytic_centre, equilibrated, scaled
 from cvxsst.engines.kkt.elimination import Pattern
 from cvxsst.engines.kkt.matrix import Matrix, pairs
-from cvxsst.geometry.canonical import StandardForm
+from cvxsst.geometry.canonical import StandardForm, divided
 from cvxsst.geometry.faces import said_by_domain
 from cvxsst.geometry.presolve import Presolved
 from cvxsst.polytope import Polytope
@@ -62,9 +62,8 @@ class Declared:
     @staticmethod
     def of(form: StandardForm) -> Declared:
         def unit_rows(rows: sp.csr_array, right: np.ndarray) -> tuple[Matrix, torch.Tensor]:
-            length = sp.linalg.norm(rows, axis=1) if rows.shape[0] else np.ones(0)
-            length[length == 0] = 1.0
-            return Matrix(sp.csr_array(sp.diags_array(1 / length) @ rows)), torch.from_numpy(right / length)[:, None]
+            rows, right = divided(rows, right, _lengths(rows))
+            return Matrix(rows), torch.from_numpy(right)[:, None]
 
         return Declared(*unit_rows(form.A, form.b), *unit_rows(form.G, form.h))
 
@@ -238,6 +237,10 @@ def _on(device: torch.device, programs: dict[torch.device, Any]) -> Any:
     return programs[device]
 
 
+def _lengths(rows: sp.csr_array) -> np.ndarray:
+    return sp.linalg.norm(rows, axis=1) if rows.shape[0] else np.zeros(0)
+
+
 def _interior_program(core: Presolved, f: Separable) -> interior.Program:
     """The program in columns of size 1, with rows of slack 1 at its start."""
     unit, form = float(np.abs(core.bounds).max()), core.form
@@ -259,7 +262,7 @@ def _interior_program(core: Presolved, f: Separable) -> interior.Program:
         start=torch.from_numpy(centre),
         f=f,
         in_domain=in_domain,
-        lengths=torch.from_numpy(sp.linalg.norm(form.G, axis=1) ** 2 if form.G.shape[0] else np.zeros(0)),
+        lengths=torch.from_numpy(_lengths(form.G) ** 2),
         unit=unit,
     )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from cvxsst.engines.base import Engine, Solution
+from cvxsst.engines.base import At, Engine, Solution
 from cvxsst.engines.vertices.hull import Hull, Oracle
 from cvxsst.engines.vertices.projection import Projected, project
 from cvxsst.oracles import best_of, by_family, solved_by_linear_programs
@@ -58,18 +58,10 @@ class Vertices(Engine[State]):
         converged = residual <= ACCEPTED * state.size
         return Solution(found.z, converged, residual, found.calls, found.empty, (found.Q,))
 
-    def times_jacobian(
-        self,
-        state: State,
-        g: torch.Tensor,
-        u: torch.Tensor,
-        z: torch.Tensor,
-        kept: tuple[torch.Tensor, ...],
-        forbidden: torch.Tensor | None,
-    ) -> torch.Tensor:
+    def times_jacobian(self, state: State, g: torch.Tensor, at: At) -> torch.Tensor:
         """Q Q' g: the projection onto the directions of the face; 0 u, so that the second derivative exists, as 0."""
-        (Q,) = kept
-        return (Q @ (Q.mT @ g.unsqueeze(2))).squeeze(2) + 0.0 * u
+        (Q,) = at.kept
+        return (Q @ (Q.mT @ g.unsqueeze(2))).squeeze(2) + 0.0 * at.u
 
 
 def _oracle(P: Polytope) -> tuple[Oracle, float]:
