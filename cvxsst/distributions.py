@@ -13,11 +13,10 @@ Reference: Paulus et al. 2020, "Gradient Estimation with Stochastic Softmax Tric
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Self
 
 import torch
-from torch.distributions import Distribution, Exponential, constraints, register_kl
-from torch.distributions.kl import kl_divergence
+from torch.distributions import AffineTransform, Distribution, Exponential, TransformedDistribution, constraints
 
 from cvxsst.arguments import checked_polytope, checked_temperature
 from cvxsst.autograd import straight_through
@@ -76,13 +75,21 @@ class _Perturbed(Distribution):
                 f"utilities: event_shape {tuple(utilities.event_shape)} has more dimensions than {P!r}, {P.shape}"
             )
         self.utilities, self.P = utilities, P
-        batch_shape, event_shape = whole[: len(whole) - event], torch.Size(P.shape)
-        super().__init__(batch_shape, event_shape, validate_args=validate_args)
+        self._settings: dict[str, Any] = {}  # the other arguments
+        super().__init__(whole[: len(whole) - event], torch.Size(P.shape), validate_args=validate_args)
 
-    def _expanded_utilities(self, batch_shape: torch.Size) -> Distribution:
-        own = len(self.utilities.event_shape)
-        inner = self.event_shape[: len(self.event_shape) - own]
-        return self.utilities.expand(batch_shape + inner)
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
+        inner = self.event_shape[: len(self.event_shape) - len(self.utilities.event_shape)]
+        utilities = self.utilities.expand(torch.Size(batch_shape) + inner)
+        return type(self)(utilities, self.P, **self._settings, validate_args=self._validate_args)
+
+    def __repr__(self) -> str:
+        shown = {"utilities": type(self.utilities).__name__, "P": self.P, **self._shown_settings()}
+        said = ", ".join(f"{name}: {value}" for name, value in shown.items())
+        return f"{type(self).__name__}({said}, batch_shape: {tuple(self.batch_shape)})"
+
+    def _shown_settings(self) -> dict[str, Any]:
+        return {}
 
     @property
     def support(self) -> constraints.Constraint:
@@ -119,15 +126,6 @@ class _Perturbed(Distribution):
             f"{type(self).__name__}: the {what} of a perturbed argmax has no closed form; estimate it from samples, "
             f"d.{draw}((1000,)).{call}"
         )
-
-
-D = TypeVar("D", bound=Distribution)
-
-
-def _like(old: Distribution, new: D) -> D:
-    """An expanded distribution validates its samples if the original did; its parameters were checked already."""
-    new._validate_args = old._validate_args
-    return new
 
 
 class StochasticArgmax(_Perturbed):
@@ -172,15 +170,6 @@ class StochasticArgmax(_Perturbed):
         """(z, w): vertices and the utilities that they maximize."""
         w = self.utilities.sample(torch.Size(sample_shape))
         return argmax(self.P, w), w
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> StochasticArgmax:
-        return _like(self, type(self)(self._expanded_utilities(torch.Size(batch_shape)), self.P, validate_args=False))
-
-    def __repr__(self) -> str:
-        return (
-            f"StochasticArgmax(utilities: {type(self.utilities).__name__}, P: {self.P!r}, "
-            f"batch_shape: {tuple(self.batch_shape)})"
-        )
 
 
 class StochasticSoftmax(_Perturbed):
@@ -246,6 +235,7 @@ class StochasticSoftmax(_Perturbed):
         regularizer.require_domain(P)
         self.temperature, self.hard = temperature, hard
         self._options: dict[str, Any] = {"engine": engine, "backward": backward, "on_failure": on_failure}
+        self._settings = {"regularizer": regularizer, "temperature": temperature, "hard": hard, **self._options}
 
     def rsample(self, sample_shape: Any = torch.Size()) -> torch.Tensor:  # noqa: B008 - torch's own interface
         """Relaxed samples (``hard``: vertices with their gradient), ``(*sample_shape, *batch_shape, *event_shape)``."""
@@ -262,29 +252,13 @@ class StochasticSoftmax(_Perturbed):
         """(z, w) without gradients."""
         return self.rsample_with_utilities(sample_shape)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> StochasticSoftmax:
-        utilities = self._expanded_utilities(torch.Size(batch_shape))
-        settings = (self.regularizer, self.temperature, self.hard)
-        return _like(self, type(self)(utilities, self.P, *settings, **self._options, validate_args=False))
-
-    def __repr__(self) -> str:
-        temperature = self.temperature
-        shown = f"tensor of shape {tuple(temperature.shape)}" if isinstance(temperature, torch.Tensor) else temperature
-        return (
-            f"StochasticSoftmax(utilities: {type(self.utilities).__name__}, P: {self.P!r}, "
-            f"regularizer: {self.regularizer!r}, temperature: {shown}, hard: {self.hard}, "
-            f"batch_shape: {tuple(self.batch_shape)})"
-        )
+    def _shown_settings(self) -> dict[str, Any]:
+        T = self.temperature
+        shown = f"tensor of shape {tuple(T.shape)}" if isinstance(T, torch.Tensor) else T
+        return {"regularizer": self.regularizer, "temperature": shown, "hard": self.hard}
 
 
-class _NonPositive(constraints.Constraint):
-    """The constraint w <= 0 (torch has only the strict one)."""
-
-    def check(self, value: torch.Tensor) -> torch.Tensor:
-        return value <= 0
-
-
-class NegativeExponential(Distribution):
+class NegativeExponential(TransformedDistribution):
     """W = -E, E ~ Exponential(rate): density rate * exp(rate * w) for w <= 0.
 
     The utilities of the arborescence experiments of Paulus et al. 2020: maximizing sums of -E is minimizing sums of
@@ -296,17 +270,16 @@ class NegativeExponential(Distribution):
     """
 
     arg_constraints = {"rate": constraints.positive}  # noqa: RUF012 - torch's own interface
-    support = _NonPositive()
-    has_rsample = True
+    support = constraints.interval(-torch.inf, 0.0)  # torch's own "less than" leaves 0 out
 
     def __init__(self, rate: float | torch.Tensor, validate_args: bool | None = None):
-        self._exponential = Exponential(rate, validate_args=False)
-        self.rate = self._exponential.rate
-        super().__init__(self._exponential.batch_shape, validate_args=validate_args)
+        exponential = Exponential(rate, validate_args=False)
+        self.rate = exponential.rate
+        super().__init__(exponential, AffineTransform(0.0, -1.0), validate_args=validate_args)
 
     @property
     def mean(self) -> torch.Tensor:
-        return -self._exponential.mean
+        return -self.base_dist.mean
 
     @property
     def mode(self) -> torch.Tensor:
@@ -314,20 +287,11 @@ class NegativeExponential(Distribution):
 
     @property
     def variance(self) -> torch.Tensor:
-        return self._exponential.variance
+        return self.base_dist.variance
 
     @property
     def stddev(self) -> torch.Tensor:
-        return self._exponential.stddev
-
-    def rsample(self, sample_shape: Any = torch.Size()) -> torch.Tensor:  # noqa: B008 - torch's own interface
-        return -self._exponential.rsample(torch.Size(sample_shape))
-
-    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
-        """log rate + rate * value."""
-        if self._validate_args:
-            self._validate_sample(value)
-        return self._exponential.log_prob(-value)
+        return self.base_dist.stddev
 
     def cdf(self, value: torch.Tensor) -> torch.Tensor:
         """P(W <= value) = exp(rate * value)."""
@@ -339,13 +303,7 @@ class NegativeExponential(Distribution):
         return torch.log(value) / self.rate
 
     def entropy(self) -> torch.Tensor:
-        return self._exponential.entropy()
+        return self.base_dist.entropy()
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> NegativeExponential:
-        return _like(self, type(self)(self.rate.expand(torch.Size(batch_shape)), validate_args=False))
-
-
-@register_kl(NegativeExponential, NegativeExponential)
-def _kl_negative_exponential(p: NegativeExponential, q: NegativeExponential) -> torch.Tensor:
-    """That of the exponentials: the sign is a bijection."""
-    return kl_divergence(p._exponential, q._exponential)
+        return type(self)(self.rate.expand(torch.Size(batch_shape)), validate_args=self._validate_args)
