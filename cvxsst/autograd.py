@@ -83,9 +83,8 @@ class _Map(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, u: torch.Tensor, rule: SymmetricMap, *data: Any) -> tuple[Tensors, Any]:
-        joined = _joined(info.batch_size, (in_dims[0], *in_dims[2:]), (u, *data))
-        found = rule.with_kept(*joined)
-        return tuple(t.unflatten(0, (info.batch_size, -1)) for t in found), (0,) * len(found)
+        found = _in_one_batch(info.batch_size, (in_dims[0], *in_dims[2:]), rule.with_kept, u, *data)
+        return found, (0,) * len(found)
 
 
 class _MapOnce(_Map):
@@ -108,14 +107,15 @@ def _together(data: list[Any], tensors: Sequence[torch.Tensor]) -> list[Any]:
     return [next(rest) if d is _TENSOR else d for d in data]
 
 
-def _joined(size: int, dims: tuple, parts: tuple) -> list:
-    """Each tensor with its mapped dimension (a copy of it where it has none) joined to the batch, its first."""
-    return [
-        (t.movedim(d, 0) if d is not None else t.expand(size, *t.shape)).flatten(0, 1)
-        if isinstance(t, torch.Tensor)
-        else t
+def _in_one_batch(size: int, dims: tuple, solve: Callable[..., Tensors], *parts: Any) -> Tensors:
+    """``solve(*parts)`` with the mapped dimension of each tensor (a copy of it where it has none) joined to the batch,
+    its first."""
+    mapped = [
+        t if not isinstance(t, torch.Tensor) else t.expand(size, *t.shape) if d is None else t.movedim(d, 0)
         for t, d in zip(parts, dims, strict=True)
     ]
+    found = solve(*(t.flatten(0, 1) if isinstance(t, torch.Tensor) else t for t in mapped))
+    return tuple(t.unflatten(0, mapped[0].shape[:2]) for t in found)
 
 
 class SymmetricSystem:
@@ -173,8 +173,8 @@ class _System(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, f: torch.Tensor, d: torch.Tensor, rule: SymmetricSystem, *data: Any) -> Any:
-        joined = _joined(info.batch_size, (*in_dims[:2], *in_dims[3:]), (f, d, *data))
-        return rule(*joined).unflatten(0, (info.batch_size, -1)), 0
+        dims = (*in_dims[:2], *in_dims[3:])
+        return *_in_one_batch(info.batch_size, dims, lambda *parts: (rule(*parts),), f, d, *data), 0
 
 
 def without_derivative(solve: Callable[..., torch.Tensor], u: torch.Tensor, *data: Any) -> torch.Tensor:
@@ -202,9 +202,11 @@ class _Constant(torch.autograd.Function):
         return None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, u: torch.Tensor, solve: Callable, *data: Any) -> tuple[torch.Tensor, int]:
-        u, *rest = _joined(info.batch_size, (in_dims[0], *in_dims[2:]), (u, *data))
-        return without_derivative(solve, u, *rest).unflatten(0, (info.batch_size, -1)), 0
+    def vmap(info: Any, in_dims: tuple, u: torch.Tensor, solve: Callable, *data: Any) -> Any:
+        def again(*parts: Any) -> Tensors:
+            return (without_derivative(solve, *parts),)
+
+        return *_in_one_batch(info.batch_size, (in_dims[0], *in_dims[2:]), again, u, *data), 0
 
 
 class _StraightThrough(torch.autograd.Function):

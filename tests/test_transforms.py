@@ -8,6 +8,7 @@ from torch.func import grad, jacrev, jvp, vmap
 
 import cvxsst
 import polytopes
+from cvxsst.autograd import SymmetricSystem
 
 P = polytopes.k_subset(5, 2)
 ENGINES = ["lp", "fast", "enumeration", "auto"]
@@ -46,6 +47,24 @@ def test_an_argmax_is_a_constant_for_all_transforms(engine: str) -> None:
     z, dz = jvp(f, (w,), (torch.ones_like(w),))  # type: ignore[misc]
     assert torch.equal(z, f(w))
     assert torch.equal(dz, torch.zeros_like(w))
+
+
+SYSTEM = SymmetricSystem(lambda f, d: f / d)
+OVER_NOTHING: dict[str, Callable] = {
+    "argmax": lambda x: cvxsst.argmax(P, x, engine="lp"),
+    "softmax, kkt": lambda x: cvxsst.softmax(P, x, engine="kkt"),
+    "softmax, fast": lambda x: cvxsst.softmax(P, x, engine="fast"),
+    "system": lambda x: SYSTEM(x.flatten()[None], torch.ones(1, x.numel())).reshape(x.shape),
+}
+
+
+@pytest.mark.parametrize("solver", OVER_NOTHING)
+def test_vmap_over_nothing_is_the_empty_batch(solver: str) -> None:
+    f = OVER_NOTHING[solver]
+    for shape in ((0, 5), (0, 3, 5)):
+        w = torch.zeros(shape)
+        assert torch.equal(vmap(f)(w), w)
+        assert torch.equal(vmap(f, in_dims=-2, out_dims=-2)(w.movedim(0, -2)), w.movedim(0, -2))
 
 
 SOLVERS: dict[str, Callable] = {
