@@ -18,8 +18,8 @@ from experiments.graph_layout.model import (
     Decoder,
     Encoder,
     negative_log_likelihood,
-    precision_and_recall,
 )
+from experiments.runs.graphs import precision_and_recall
 
 SIZES = {"train": 6, "valid": 3, "test": 2}
 

@@ -20,10 +20,11 @@ from experiments.graph_layout import data, report
 from experiments.graph_layout.batch_norm import BatchNorm
 from experiments.graph_layout.config import Config
 from experiments.graph_layout.data import NODES, Layouts, load
-from experiments.graph_layout.edges import EDGES, GRADIENTS, kl_to_prior
+from experiments.graph_layout.edges import EDGES, kl_to_prior
 from experiments.graph_layout.model import HORIZON, negative_log_likelihood
 from experiments.graph_layout.training import RelationalInference, load_best
 from experiments.runs import training
+from experiments.runs.gradients import GRADIENTS
 from experiments.runs.options import Launch
 from experiments.runs.tables import results
 from experiments.runs.training import EvaluationBatches, TrainingBatches, WholeCheckpoints, history

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from experiments.graph_layout.data import FRAMES
-from experiments.graph_layout.edges import EDGES, GRADIENTS
+from experiments.graph_layout.edges import EDGES
+from experiments.runs.gradients import ENOUGH, Samples, Word, require_samples
 from experiments.runs.settings import (
     BatchSize,
     Hidden,
@@ -34,9 +35,7 @@ class Config(Settings):
     edges: Annotated[str, one_of(EDGES), typer.Option(help=f"The edge distribution: {', '.join(EDGES)}.")] = (
         "spanning-tree"
     )
-    gradient: Annotated[
-        str, one_of(GRADIENTS), typer.Option(help=f"How the scores are trained: {', '.join(GRADIENTS)}.")
-    ] = "relaxed"
+    gradient: Word = "relaxed"
     length: Annotated[int, typer.Option(min=2, max=FRAMES, help="T, the frames of a trajectory.")] = 10
     steps: Steps = 50_000
     batch_size: BatchSize = 128
@@ -45,18 +44,12 @@ class Config(Settings):
     temperature: Temperature = 3.9
     seed: Seed = 0
     validate_every: ValidateEvery = worked_out(lambda config: min(500, config.steps))
-    samples: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Latent graphs for each trajectory. Default: 1; 2 for reinforce-loo.", show_default=False
-        ),
-    ] = worked_out(lambda config: GRADIENTS[config.gradient].samples if config.gradient in GRADIENTS else 1)
+    samples: Samples = ENOUGH
     engine: Annotated[str, typer.Option(help="Of the relaxation: auto, fast, kkt ...")] = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.samples < GRADIENTS[self.gradient].samples:
-            raise ValueError(f"samples: {self.gradient} needs at least {GRADIENTS[self.gradient].samples}")
+        require_samples(self)
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""The edge distributions: what the latent graph is, and how the gradient reaches its scores, a line of the table each.
+"""The edge distributions: what the latent graph is, a line of the table each.
 
 On top of cvxsst a distribution is three lines: utilities, polytope, relaxation (``Edges.argmax``, ``Edges.softmax``).
 Where scores are symmetric, theta_ij = theta_ji, there is one utility for each undirected pair; *independent* has two,
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch.distributions import Gumbel, kl_divergence
@@ -22,8 +23,10 @@ from cvxsst import (
     Regularizer,
     StochasticArgmax,
     StochasticSoftmax,
-    score_function,
+    argmax,
+    softmax,
 )
+from experiments.runs.gradients import Latent
 from polytopes import k_subset, simplex, spanning_tree
 
 
@@ -66,6 +69,12 @@ class Edges:
         P = self.polytope(theta.shape[-1])
         return StochasticSoftmax(self.utilities(theta), P, self.regularizer, temperature, hard=hard, engine=engine)
 
+    def latent(self, theta: torch.Tensor, temperature: float, engine: str) -> Latent:
+        """Both, as functions of the utilities."""
+        utilities, P = self.utilities(theta), self.polytope(theta.shape[-1])
+        relaxed = partial(softmax, P, regularizer=self.regularizer, temperature=temperature, engine=engine)
+        return Latent(utilities, partial(argmax, P), relaxed, lambda w: utilities.log_prob(w).flatten(2).sum(-1))
+
     def graph(self, z: torch.Tensor, nodes: int) -> torch.Tensor:
         """A sample, with any dimensions before those of the polytope, as a graph."""
         pairs = 1 - torch.eye(nodes, dtype=z.dtype, device=z.device)
@@ -105,24 +114,4 @@ EDGES = {
     "spanning-tree": Edges("Spanning tree", spanning_tree, ExponentialFamily()),
     "spanning-tree-euclidean": Edges("Spanning tree, Euclid.", spanning_tree, Euclidean()),
     "spanning-tree-binary": Edges("Spanning tree, Bin. Ent.", spanning_tree, BinaryEntropy()),
-}
-
-
-@dataclass(frozen=True)
-class Gradient:
-    """How the gradient reaches the scores: through the relaxation, or by a score-function estimator."""
-
-    label: str
-    hard: bool = False
-    estimator: type[score_function.Reinforce] | None = None
-    samples: int = 1
-
-
-GRADIENTS = {
-    "relaxed": Gradient(""),
-    "straight-through": Gradient("straight-through", hard=True),
-    "reinforce-ema": Gradient("REINFORCE, moving average", estimator=score_function.MovingAverage),
-    "reinforce-batch": Gradient("REINFORCE, batch mean", estimator=score_function.BatchMean),
-    "reinforce-loo": Gradient("REINFORCE, leave one out", estimator=score_function.LeaveOneOut, samples=2),
-    "nvil": Gradient("NVIL", estimator=score_function.NVIL),
 }

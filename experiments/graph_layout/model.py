@@ -123,9 +123,3 @@ def negative_log_likelihood(predictions: torch.Tensor, trajectories: torch.Tenso
     """``(batch,)``: sum |x - prediction|^2 / (2 sigma^2 V) over all frames but the first, without the constant."""
     errors = predictions - trajectories[:, :, 1:]
     return errors.square().sum(dim=(1, 2, 3)) / (2 * VARIANCE * trajectories.shape[1])
-
-
-def precision_and_recall(graph: torch.Tensor, truth: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of the edges of 0/1 matrices ``(batch, V, V)``, each ``(batch,)``; precision 0 where no edge is predicted."""
-    right = (graph * truth).sum(dim=(1, 2))
-    return right / graph.sum(dim=(1, 2)).clamp(min=1), right / truth.sum(dim=(1, 2)).clamp(min=1)

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from experiments.graph_layout.data import load
-from experiments.graph_layout.edges import EDGES, GRADIENTS
+from experiments.graph_layout.edges import EDGES
 from experiments.runs.files import read_json
+from experiments.runs.gradients import GRADIENTS
 from experiments.runs.seeds import seeded
 from experiments.runs.tables import Cell, Column, Comparison, Metric, Result, of, runs
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from cvxsst import score_function
 from experiments.graph_layout.config import Config
 from experiments.graph_layout.data import NODES
-from experiments.graph_layout.edges import EDGES, GRADIENTS, kl_to_prior
-from experiments.graph_layout.model import HORIZON, Decoder, Encoder, negative_log_likelihood, precision_and_recall
+from experiments.graph_layout.edges import EDGES, kl_to_prior
+from experiments.graph_layout.model import HORIZON, Decoder, Encoder, negative_log_likelihood
 from experiments.runs import training
+from experiments.runs.gradients import GRADIENTS
+from experiments.runs.graphs import precision_and_recall
 from experiments.runs.seeds import seeded
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # positions, trees
@@ -31,14 +32,12 @@ class RelationalInference(training.Model):
         with seeded(config.seed):
             self.encoder = Encoder(NODES, config.length, config.hidden, self.kind.outputs)
             self.decoder = Decoder(2, config.hidden)
-            self.estimator = self._estimator()
+            self.estimator = self.gradient.estimator(self._baseline)
 
-    def _estimator(self) -> score_function.Reinforce | None:
-        if self.gradient.estimator is not score_function.NVIL:
-            return self.gradient.estimator() if self.gradient.estimator else None
+    def _baseline(self) -> nn.Module:
+        """From trajectories to a number."""
         inputs, width = NODES * self.config.length * 2, self.config.hidden
-        layers = (nn.Flatten(-3), nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, 1))
-        return score_function.NVIL(nn.Sequential(*layers))
+        return nn.Sequential(nn.Flatten(-3), nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, 1))
 
     def scores(self, trajectories: torch.Tensor) -> torch.Tensor:
         return self.kind.symmetric(self.encoder(trajectories))
@@ -49,15 +48,11 @@ class RelationalInference(training.Model):
 
     def objective(self, trajectories: torch.Tensor) -> torch.Tensor:
         """-ELBO of the relaxed model, the mean over the batch; by the score function, of the model itself."""
-        theta, samples = self.scores(trajectories), (self.config.samples,)
-        if self.estimator is None:
-            q = self.kind.softmax(theta, self.config.temperature, self.gradient.hard, self.config.engine)
-            cost = self._errors(q.rsample(samples), trajectories)
-        else:
-            p = self.kind.argmax(theta)
-            z, w = p.sample_with_utilities(samples)
-            log_prob = p.utilities.log_prob(w).flatten(2).sum(-1)
-            cost = self.estimator(self._errors(z, trajectories), log_prob, trajectories)
+        theta = self.scores(trajectories)
+        latent = self.kind.latent(theta, self.config.temperature, self.config.engine)
+        cost = self.gradient.cost(
+            latent, lambda z: self._errors(z, trajectories), self.config.samples, self.estimator, trajectories
+        )
         return cost.mean() + kl_to_prior(theta).mean()
 
     def _errors(self, z: torch.Tensor, trajectories: torch.Tensor) -> torch.Tensor:

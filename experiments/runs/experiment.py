@@ -56,6 +56,8 @@ class Experiment(Generic[C]):
         from experiments.runs.training import train
 
         kind, splits = self.prepare(config, data)
+        if missing := ", ".join({"train", "valid", "test"} - splits.keys()):
+            raise ValueError(f"--data: {data} has no {missing} part; make one with: cvxsst data {self.name}")
         return train(kind, config, splits, folder, launch, progress=progress)
 
     def train(self, config: C, launch: Launch, data: Path, output: Path | None) -> None:
@@ -101,4 +103,4 @@ class Experiment(Generic[C]):
         return found, places
 
     def _tell(self, test: Mapping[str, Any], folder: Path) -> None:
-        print(f"test {', '.join(metric.said(test) for metric in self.metrics)}: {folder}")
+        print(f"test {', '.join(metric.said(test) for metric in self.metrics if metric.name in test)}: {folder}")

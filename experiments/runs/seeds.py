@@ -32,7 +32,7 @@ def fix(*numbers: int) -> None:
 def in_pieces(
     make: Callable[[Piece, np.random.SeedSequence], Made],
     pieces: Sequence[Piece],
-    seed: int,
+    seed: int | Sequence[int],
     processes: int | None = None,
 ) -> Iterator[Made]:
     """``make(piece, its own seed)`` for every piece, in order, as they are ready; by default a process a core."""

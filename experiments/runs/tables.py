@@ -41,7 +41,9 @@ class Metric:
         return f"{self.label} {self.text(values)}{' %' if self.percent else ''}"
 
     def spread(self, group: Sequence[Result]) -> str:
-        """Mean ± standard deviation over the runs of a group; of a single one its value."""
+        """Mean ± standard deviation over the runs of a group; of a single one its value; empty where it has none."""
+        if self.name not in group[0]["test"]:
+            return ""
         values = [self._scaled(result["test"]) for result in group]
         mean = f"{statistics.mean(values):.{self.digits}f}"
         return f"{mean} ± {statistics.stdev(values):.{self.digits}f}" if len(values) > 1 else mean
