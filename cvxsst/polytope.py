@@ -21,7 +21,7 @@ import torch
 from cvxsst.cache import Cache
 from cvxsst.errors import ArgumentTypeError, EmptyPolytopeError, NoFastPathError, UnboundedPolytopeError, some
 from cvxsst.geometry.canonical import StandardForm, brief, canonicalize
-from cvxsst.geometry.presolve import Presolved, is_feasible, presolve
+from cvxsst.geometry.presolve import Presolved, extremes, is_feasible, presolve
 from cvxsst.geometry.vertices import MOST, QHULL_DIMENSION, listed, search
 from cvxsst.values import plainly
 
@@ -163,15 +163,10 @@ class Polytope:
         if oracle is None:
             return self.presolved.bounds
 
-        def furthest(sign: float) -> np.ndarray:
-            found = []
-            for entries in np.split(np.eye(self.size), range(ORACLE_CALLS, self.size, ORACLE_CALLS)):
-                direction = torch.from_numpy(sign * entries)
-                z = oracle(direction.reshape(-1, *self.shape)).reshape(direction.shape)
-                found.append((direction * z).sum(1).numpy())
-            return sign * np.concatenate(found)
+        def farthest(directions: np.ndarray) -> np.ndarray:
+            return oracle(torch.from_numpy(directions).reshape(-1, *self.shape)).reshape(directions.shape).numpy()
 
-        return plainly(lambda: (furthest(-1.0), furthest(1.0)))
+        return plainly(lambda: extremes(self.form, farthest, ORACLE_CALLS))
 
     def require_zero_is_least(self, entries: np.ndarray) -> None:
         """Raise a ValueError where forbidding an entry (flat indices) is not the limit of lowering its utility."""

@@ -36,7 +36,7 @@ import scipy.sparse as sp
 
 from cvxsst.family import GUESSING, Family
 from cvxsst.geometry.canonical import StandardForm
-from cvxsst.geometry.presolve import Presolved, affine_hull
+from cvxsst.geometry.presolve import Presolved, affine_hull, column_bounds
 from cvxsst.installed import entries
 from cvxsst.polytope import Polytope
 
@@ -138,29 +138,10 @@ def _contains(P: Presolved, Q: Presolved) -> bool:
         return True
     G, h = P.form.G[other], P.form.h[other]
     most = h + CLOSE * (sp.linalg.norm(G, axis=1) + np.abs(h))
-    doubtful = np.flatnonzero(~(_highest(G, *_box(Q)) <= most))
+    doubtful = np.flatnonzero(~(_highest(G, *column_bounds(Q.form, passes=2)) <= most))
     if len(doubtful) > MOST_PROGRAMS:
         return False
     return all(Q.linear_program.maximize(G[[i]].toarray()[0]).value <= most[i] for i in doubtful)
-
-
-def _box(P: Presolved) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds on the columns: those stated, and what a single row implies together with them.
-
-    From <a, x> <= r follows a_j x_j <= r - min over the box of the other terms.
-    """
-    form, (lower, upper) = P.form, (P.linear_program.lower.copy(), P.linear_program.upper.copy())
-    row, column, a = _entries(sp.vstack([form.A, -form.A, form.G]))
-    right = np.concatenate([form.b, -form.b, form.h])
-    least = a * np.where(a > 0, lower[column], upper[column])
-    open_ended = np.isinf(least)
-    finite = np.where(open_ended, 0.0, least)
-    others_open = np.bincount(row, open_ended, len(right))[row] - open_ended > 0
-    limit = (right[row] - np.bincount(row, finite, len(right))[row] + finite) / a
-    up, down = ~others_open & (a > 0), ~others_open & (a < 0)
-    np.minimum.at(upper, column[up], limit[up])
-    np.maximum.at(lower, column[down], limit[down])
-    return lower, upper
 
 
 def _highest(G: sp.csr_array, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:

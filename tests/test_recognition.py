@@ -205,7 +205,7 @@ def test_flows_that_are_no_paths_are_not_recognized() -> None:
     z = cp.Variable(4, bounds=[0, 1])
     two_sources = np.array([[1, 0, 1, 0], [0, 1, -1, 0], [-1, -1, 0, 0]])
     assert known(cvxsst.Polytope(z, [two_sources @ z == np.array([1, 1, -2])])) is None
-    cycle = np.array([[1, 0, 0, 0], [-1, 1, -1, 0], [0, -1, 1, 1], [0, 0, 0, -1]])
+    cycle = np.array([[1, 0, 0, 0], [-1, 1, -1, 1], [0, -1, 1, 0], [0, 0, 0, -1]])  # 1 -> 2 -> 1 as well as 0 -> 1 -> 3
     assert known(cvxsst.Polytope(z, [cycle @ z == np.array([1, 0, 0, -1])])) is None
     transport = np.array([[1, 1, 0, 0], [0, 0, 1, 1], [-1, 0, -1, 0], [0, -1, 0, -1]])
     assert graph_of(transport, np.array([1, 1, -1, -1])) is None

@@ -15,7 +15,7 @@ Cost: linear programs in the number of columns N, and O(m^2 N) for the factoriza
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -30,6 +30,9 @@ from cvxsst.geometry.linear_program import LinearProgram
 
 RANK_TOLERANCE = 1e-9  # relative to the largest pivot
 RESOLUTION = 1e-9  # of feasibility by a linear program
+EXACT = 1e-12  # of what a direct method solves, relative
+STRICT = 1e-6  # slack, relative to the right-hand side if > 1, that is no rounding
+MIDDLE_STEPS = 300  # of least squares
 ABSURD = 1e12  # entries beyond are far from every polytope; in a linear program they would be taken for infinite
 
 
@@ -85,8 +88,11 @@ class Presolved:
 
     @cached_property
     def interior(self) -> np.ndarray:
-        """A point x = (z, y) with A x = b and G x < h: the centre of a largest ball (at most 1) inside."""
+        """A point x = (z, y) with A x = b and G x < h: the middle, or the centre of a largest ball (at most 1)."""
         form = self.form
+        middle = strict_middle(form)
+        if middle is not None:
+            return middle
         norms = sp.linalg.norm(form.G, axis=1) if form.G.shape[0] else np.zeros(0)
         G = sp.hstack([form.G, sp.csr_array(norms[:, None])])
         A = sp.hstack([form.A, sp.csr_array((form.A.shape[0], 1))])
@@ -98,34 +104,20 @@ class Presolved:
 
     @cached_property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """The least and the greatest value of each entry of z over P: up to 2n linear programs.
+        """The least and the greatest value of each entry of z over P (``extremes``)."""
+        return extremes(self.form, lambda directions: np.array([self._farthest(c) for c in directions]))
 
-        An entry that some solution has brought to a bound of its own, such as z_i >= 0, needs none.
-        """
-        n, program = self.form.n, self.linear_program
-        least, greatest = np.full(n, np.inf), np.full(n, -np.inf)  # over the points met so far
-        for i in range(n):
-            for sign, met, bound in ((1.0, greatest, program.upper), (-1.0, least, program.lower)):
-                if met[i] == bound[i]:
-                    continue
-                direction = np.zeros(n)
-                direction[i] = sign
-                x = program.maximize(direction).x
-                assert x is not None, "a polytope is neither empty nor unbounded"
-                np.minimum(least, x[:n], out=least)
-                np.maximum(greatest, x[:n], out=greatest)
-        return least, greatest
-
-    @cached_property
-    def _row_space(self) -> np.ndarray:
-        """Orthonormal columns spanning the rows of A."""
-        return scipy.linalg.qr(self.form.A.toarray().T, mode="economic")[0]
+    def _farthest(self, direction: np.ndarray) -> np.ndarray:
+        x = self.linear_program.maximize(direction).x
+        assert x is not None, "a polytope is neither empty nor unbounded"
+        return x[: self.form.n]
 
     @cached_property
     def fixed(self) -> np.ndarray:
         """Indices of the entries of z that have the same value all over P."""
         direction = np.random.default_rng(0).normal(size=self.form.columns)
-        direction -= self._row_space @ (self._row_space.T @ direction)
+        rows = scipy.linalg.qr(self.form.A.toarray().T, mode="economic")[0] if self.form.lifted else self.hull[0].T
+        direction -= rows @ (rows.T @ direction)
         return np.flatnonzero(np.abs(direction[: self.form.n]) < 1e-9)
 
     @cached_property
@@ -184,6 +176,8 @@ def presolve_feasible(form: StandardForm) -> Presolved:
 
 def implied_equalities(form: StandardForm) -> np.ndarray:
     """Rows of G that hold with equality at every point; raises EmptyPolytopeError if there is no point."""
+    if strict_middle(form) is not None:
+        return np.zeros(0, dtype=int)
     (p, N), m = form.G.shape, form.A.shape[0]
     A = sp.hstack([form.A, sp.csr_array((m, p)), sp.csr_array(-form.b[:, None])])
     G = sp.hstack([form.G, sp.eye_array(p), sp.csr_array(-form.h[:, None])])
@@ -197,6 +191,78 @@ def implied_equalities(form: StandardForm) -> np.ndarray:
     return np.flatnonzero(solution.x[N : N + p] < 0.5)
 
 
+def strict_middle(form: StandardForm) -> np.ndarray | None:
+    """The point of {A x = b} nearest to the middle of the columns' bounds, if it has G x < h.
+
+    Cheap, and in many declarations the uniform distribution; where it does not do, a linear program tells.
+    """
+    lower, upper = column_bounds(form)
+    ends = np.isfinite(lower), np.isfinite(upper)
+    lower, upper = np.where(ends[0], lower, 0.0), np.where(ends[1], upper, 0.0)
+    x = (lower + upper) / np.maximum(1, np.sum(ends, axis=0))
+    for _ in range(2 if form.A.shape[0] else 0):
+        x += sp.linalg.lsmr(form.A, form.b - form.A @ x, atol=1e-15, btol=1e-15, maxiter=MIDDLE_STEPS)[0]
+    on_hull = np.all(np.abs(form.A @ x - form.b) <= EXACT * np.maximum(1.0, np.abs(form.b)))
+    return x if on_hull and np.all(form.h - form.G @ x > STRICT * np.maximum(1.0, np.abs(form.h))) else None
+
+
+def column_bounds(form: StandardForm, passes: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper bounds of the columns that single rows imply, the other columns being at their bounds.
+
+    One pass knows rows with one entry; the second that z_1 <= 1 where z_1 + z_2 = 1 and z >= 0.
+    """
+    lower, upper = np.full(form.columns, -np.inf), np.full(form.columns, np.inf)
+    rows = sp.coo_array(sp.vstack([form.G, form.A, -form.A]))
+    rows.eliminate_zeros()
+    right, (i, j), a = np.concatenate([form.h, form.b, -form.b]), rows.coords, rows.data
+    for _ in range(passes):
+        least = a * np.where(a > 0, lower[j], upper[j])  # that an entry adds to its row
+        endless = np.isinf(least)
+        least[endless] = 0.0
+        alone = np.bincount(i, endless, len(right))[i] == endless
+        bound = (right[i] - np.bincount(i, least, len(right))[i] + least) / a
+        np.minimum.at(upper, j[alone & (a > 0)], bound[alone & (a > 0)])
+        np.maximum.at(lower, j[alone & (a < 0)], bound[alone & (a < 0)])
+    return lower, upper
+
+
+def extremes(
+    form: StandardForm, farthest: Callable[[np.ndarray], np.ndarray], calls: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the greatest value of each entry of z over a polytope.
+
+    An entry that some point has brought to a bound that the rows imply, such as z_i >= 0, needs no program of its own;
+    the first programs ask for all entries that are still to do at once.
+
+    Args:
+        farthest: the points of the polytope that are the best for given directions, both ``(k, n)``.
+        calls: how many directions at a time.
+    """
+    n = form.n
+    bounds = [bound[:n] for bound in column_bounds(form, passes=2)]
+    met = [np.full(n, np.inf), np.full(n, -np.inf)]  # over the points found so far
+
+    def to_do(side: int) -> np.ndarray:
+        bound = bounds[side]
+        at_bound = np.abs(met[side] - bound) <= RESOLUTION * np.maximum(1.0, np.abs(bound))
+        return np.flatnonzero(~(np.isfinite(bound) & at_bound))
+
+    def meet(directions: np.ndarray) -> None:
+        points = farthest(directions)
+        met[:] = np.minimum(met[0], points.min(axis=0)), np.maximum(met[1], points.max(axis=0))
+
+    for side, sign in ((1, 1.0), (0, -1.0)):
+        before, left = n + 1, to_do(side)
+        while 0 < len(left) < before:
+            before = len(left)
+            meet(sign * np.isin(np.arange(n), left)[None])
+            left = to_do(side)
+        while len(left):
+            meet(sign * (np.arange(n) == left[:calls, None]))
+            left = np.intersect1d(left[calls:], to_do(side))
+    return met[0], met[1]
+
+
 def is_feasible(z: cp.Variable, constraints: Sequence[cp.Constraint]) -> bool:
     """Whether some point satisfies these constraints."""
     form = comparable(canonicalize(z, constraints))
@@ -204,12 +270,21 @@ def is_feasible(z: cp.Variable, constraints: Sequence[cp.Constraint]) -> bool:
 
 
 def independent_rows(A: sp.csr_array) -> np.ndarray:
-    """Indices of a largest set of linearly independent rows, whatever their sizes."""
+    """Indices of a largest set of linearly independent rows, whatever their sizes; of equally good ones the first."""
     if 0 in A.shape:
         return np.zeros(0, dtype=int)
-    R, pivots = scipy.linalg.qr((A.toarray() / _units(A.toarray())[:, None]).T, mode="r", pivoting=True)
+    rows = A.toarray()
+    units = _units(rows) * np.linspace(1.0, 1.001, len(rows))
+    _, R, pivots = _pivoted((rows / units[:, None]).T, vectors=False)
     diagonal = np.abs(np.diag(R))
     return np.sort(pivots[: np.count_nonzero(diagonal > RANK_TOLERANCE * diagonal.max(initial=0))])
+
+
+def _pivoted(M: np.ndarray, vectors: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Q (empty without ``vectors``), R, pivots with M[:, pivots] = Q R: the columns of a small factor are exchanged."""
+    *Q, R = scipy.linalg.qr(M, mode="economic" if vectors else "r")
+    inner, R, pivots = scipy.linalg.qr(R[: M.shape[1]], pivoting=True)
+    return Q[0] @ inner if vectors else M[:0], R, pivots
 
 
 def _units(rows: np.ndarray) -> np.ndarray:
@@ -229,9 +304,10 @@ def affine_hull(C: sp.csr_array, d: np.ndarray, n: int) -> tuple[np.ndarray, np.
     E, e = M.T @ rows[:, :n], M.T @ d
     if not E.size:
         return np.zeros((0, n)), np.zeros(0)
-    U, s, Vt = np.linalg.svd(E, full_matrices=False)
-    rank = np.count_nonzero(s > RANK_TOLERANCE * max(1.0, s[0]))
-    return Vt[:rank], (U[:, :rank].T @ e) / s[:rank]
+    Q, R, pivots = _pivoted(E.T)
+    diagonal = np.abs(np.diag(R))
+    rank = np.count_nonzero(diagonal > RANK_TOLERANCE * max(1.0, diagonal.max(initial=0.0)))
+    return Q[:, :rank].T, scipy.linalg.solve_triangular(R[:rank, :rank], e[pivots[:rank]], trans="T")
 
 
 def left_null_space(L: np.ndarray) -> np.ndarray:
@@ -245,8 +321,7 @@ def left_null_space(L: np.ndarray) -> np.ndarray:
 
 
 def _require_bounded(form: StandardForm) -> None:
-    bounds = LinearProgram(form.A, form.b, form.G, form.h, form.n)
-    if np.all(np.isfinite(bounds.lower[: form.n]) & np.isfinite(bounds.upper[: form.n])):
+    if all(np.all(np.isfinite(bound[: form.n])) for bound in column_bounds(form, passes=2)):
         return
     unit = np.concatenate([np.ones(form.n), np.full(form.lifted, np.inf)])
     zero_b, zero_h = np.zeros_like(form.b), np.zeros_like(form.h)
