@@ -15,7 +15,8 @@
     ===========================  =================  ===================================================
 
 Each page states the set Z, its convex hull and why it is the hull, the CVXPY constraints, the argmax oracle, and the
-fast paths of the softmax. ``polytopes.padding`` puts structures of different sizes into one batch.
+fast paths of the softmax. ``polytopes.padding`` puts structures of different sizes into one batch;
+``polytopes.relaxed_eisner`` is another relaxation of projective trees, and no softmax over their hull.
 """
 
 from polytopes.arborescence import arborescence
