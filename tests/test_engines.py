@@ -185,13 +185,13 @@ class Flaky(Engine[tuple[int, ...]]):
     name = "flaky"
 
     def refusal(self, P: cvxsst.Polytope, f: cvxsst.Regularizer) -> str | None:
-        return ENGINES["kkt"].refusal(P, f)
+        return None
 
     def prepare(self, P: cvxsst.Polytope, f: cvxsst.Regularizer) -> tuple[int, ...]:
         return (P.size,)
 
     def solve(self, state: tuple[int, ...], u: torch.Tensor, forbidden: torch.Tensor | None) -> Solution:
-        z = torch.softmax(u, 1)
+        z = torch.softmax(u if forbidden is None else u.masked_fill(forbidden, -torch.inf), 1)
         lost = u[:, 0] < 0
         return Solution(z.masked_fill(lost[:, None], torch.nan), ~lost, torch.where(lost, torch.inf, 0.0))
 
@@ -200,15 +200,34 @@ class Flaky(Engine[tuple[int, ...]]):
         return product.masked_fill((at.u[:, 1] > 2)[:, None], torch.nan)
 
 
-@pytest.fixture
-def flaky_first() -> Iterator[Flaky]:
+class Broken(Flaky):
+    """Its preparation breaks down."""
+
+    name = "broken"
+
+    def prepare(self, P: cvxsst.Polytope, f: cvxsst.Regularizer) -> tuple[int, ...]:
+        raise cvxsst.ConvergenceError("a linear program did not end")
+
+
+def first(engine: Engine) -> Iterator[Engine]:
+    """This engine before all others."""
     others = dict(ENGINES)
     ENGINES.clear()
-    engine = register(Flaky())
+    register(engine)
     ENGINES.update(others)
     yield engine
     ENGINES.clear()
     ENGINES.update(others)
+
+
+@pytest.fixture
+def flaky_first() -> Iterator[Engine]:
+    yield from first(Flaky())
+
+
+@pytest.fixture
+def broken_first() -> Iterator[Engine]:
+    yield from first(Broken())
 
 
 def test_auto_hands_on_what_an_engine_does_not_solve(flaky_first: Flaky, generator: torch.Generator) -> None:
@@ -237,13 +256,82 @@ def test_a_derivative_that_fails_raises_or_is_nan_in_its_instance(flaky_first: F
     w = torch.tensor([[0.5, 0.0, 0.1], [0.3, 2.5, 0.0], [0.2, 0.1, 0.0]], dtype=torch.float64, requires_grad=True)
     g = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
     with pytest.raises(cvxsst.ConvergenceError, match="derivative did not reach its accuracy in instances") as told:
-        torch.autograd.grad(cvxsst.softmax(P, w, f), w, g)
+        torch.autograd.grad(cvxsst.softmax(P, w, f, engine="flaky"), w, g)
     assert told.value.instances == [(1,)]
-    (gradient,) = torch.autograd.grad(cvxsst.softmax(P, w, f, on_failure="nan"), w, g)
+    (gradient,) = torch.autograd.grad(cvxsst.softmax(P, w, f, engine="flaky", on_failure="nan"), w, g)
     assert gradient.isnan().all(1).tolist() == [False, True, False]
     assert torch.isfinite(gradient[[0, 2]]).all()
     spoiled = g.clone()
     spoiled[0] = torch.nan  # a NaN that comes in is no failure of the solve
     spoiled[1] = 0.0
-    (gradient,) = torch.autograd.grad(cvxsst.softmax(P, w, f), w, spoiled)
+    (gradient,) = torch.autograd.grad(cvxsst.softmax(P, w, f, engine="flaky"), w, spoiled)
     assert gradient.isnan().all(1).tolist() == [True, False, False]
+
+
+def test_auto_hands_on_a_derivative_that_an_engine_cannot_tell(flaky_first: Flaky, generator: torch.Generator) -> None:
+    """Row by row, under every mode of differentiation, with forbidden entries; a second time too."""
+    P, f = polytopes.simplex(3), cvxsst.CategoricalEntropy()
+    w = utilities(P, 8, generator=generator)
+    w[::2, 0], w[::3, 1], w[3, 2] = w[::2, 0].abs(), 2.5, -torch.inf
+    w.requires_grad_()
+    g = utilities(P, 8, generator=generator)
+
+    def mine(x: torch.Tensor) -> torch.Tensor:
+        return cvxsst.softmax(P, x, f)
+
+    def right(x: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(x, -1)
+
+    for softmax in (mine, torch.func.vmap(mine)):
+        assert (softmax(w) - right(w)).abs().max() <= 1e-12
+        (gradient,) = torch.autograd.grad(softmax(w), w, g)
+        assert (gradient - torch.autograd.grad(right(w), w, g)[0]).abs().max() <= 1e-12
+    plain = w.detach().clone()
+    plain[3, 2] = -1.0
+    forward = torch.func.jvp(mine, (plain,), (g,))[1]
+    assert (forward - torch.func.jvp(right, (plain,), (g,))[1]).abs().max() <= 1e-12
+    row = torch.func.vmap(torch.func.grad(lambda x, y: (mine(x) * y).sum()))(plain, g)
+    assert (row - torch.func.vmap(torch.func.grad(lambda x, y: (right(x) * y).sum()))(plain, g)).abs().max() <= 1e-12
+    second = [torch.func.hessian(lambda x, s=s: (s(x) * g[0]).sum())(plain[0]) for s in (mine, right)]
+    assert plain[0, 1] == 2.5
+    assert (second[0] - second[1]).abs().max() <= 1e-10
+
+
+def test_the_instances_of_a_derivative_that_nobody_can_tell_are_those_of_the_batch(
+    flaky_first: Flaky, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the engine that cannot tell it was asked about some only, or does not converge there."""
+    P, f = polytopes.simplex(3), cvxsst.CategoricalEntropy()
+    w = torch.tensor([[0.5, 2.5, 0], [-0.3, 0.1, 0], [-0.2, 0.1, 0]], dtype=torch.float64, requires_grad=True)
+    for name in set(ENGINES) - {"flaky", "kkt"}:
+        del ENGINES[name]
+    solving, telling = ENGINES["kkt"].solve, ENGINES["kkt"].times_jacobian
+
+    def failing(state: object, u: torch.Tensor, forbidden: torch.Tensor | None) -> Solution:
+        return solving(state, u, forbidden)._replace(converged=u[:, 1] < 2)
+
+    def silent(state: object, g: torch.Tensor, at: At) -> torch.Tensor:
+        return telling(state, g, at).masked_fill(at.u[:, :1] == -0.2, torch.nan)
+
+    monkeypatch.setattr(ENGINES["kkt"], "solve", failing)
+    monkeypatch.setattr(ENGINES["kkt"], "times_jacobian", silent)
+    z = cvxsst.softmax(P, w, f)
+    for row in (0, 2):
+        with pytest.raises(cvxsst.ConvergenceError, match="derivative did not reach") as told:
+            torch.autograd.grad(z[row, 0], w, retain_graph=True)
+        assert told.value.instances == [(row,)]
+    torch.autograd.grad(z[1, 0], w)
+
+
+def test_auto_hands_on_what_breaks_an_engine(broken_first: Broken) -> None:
+    """As long as somebody can solve it; the error is the first engine's otherwise."""
+    P, f, w = polytopes.simplex(3), cvxsst.CategoricalEntropy(), torch.arange(3.0, dtype=torch.float64)
+    z, info = cvxsst.softmax(P, w, f, return_info=True)
+    assert (z - torch.softmax(w, 0)).abs().max() <= 1e-12
+    assert info.engine == "fast"
+    with pytest.raises(cvxsst.ConvergenceError, match="a linear program did not end"):
+        cvxsst.softmax(P, w, f, engine="broken")
+    for name in set(ENGINES) - {"broken"}:
+        del ENGINES[name]
+    with pytest.raises(cvxsst.ConvergenceError, match="a linear program did not end"):
+        cvxsst.softmax(P, w, f)

@@ -5,21 +5,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import partial
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
 from cvxsst.autograd import SymmetricMap
-from cvxsst.errors import ConvergenceError
 from cvxsst.polytope import Polytope
-from cvxsst.problem import Problem, named
+from cvxsst.problem import Problem
 from cvxsst.regularizers import Regularizer
-from cvxsst.values import holds, is_finite, plainly
+from cvxsst.values import is_finite, plainly
 
 State = TypeVar("State")
-Watch = Callable[[torch.Tensor], None]
+# (J g, g, u, forbidden) -> J g: what is done about the instances in which J g is NaN
+Refused = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -135,28 +134,27 @@ class Engine(ABC, Generic[State]):
 
         return P.prepared.get((self, f), make)
 
-    def softmax(self, problem: Problem, on_failure: str = "nan") -> tuple[torch.Tensor, Info | None]:
+    def softmax(self, problem: Problem, refused: Refused | None = None) -> tuple[torch.Tensor, Info | None]:
         """z ``(B, n)``, connected by autograd, and how it went; None if all went well and there is nothing to tell.
 
-        ``on_failure``: what a backward solve does that misses its accuracy: ``"raise"``, or NaN in its instance.
+        ``refused``: what is made of a derivative that cannot be had in all instances; by default it is NaN in those.
         """
         problem = problem.inspected()
         assert problem.f is not None
         state = self.state(problem.P, problem.f)
-        watch = partial(_raise_for, problem) if on_failure == "raise" else None
-        z, *told = self._map.with_kept(problem.u, problem.forbidden, state, watch)[:5]
+        z, *told = self._map.with_kept(problem.u, problem.forbidden, state, refused)[:5]
         converged, residual, iterations, empty = told
         return z, Info(converged, residual, iterations, empty, np.full(len(z), self.name))
 
     def _solve(
-        self, u: torch.Tensor, forbidden: torch.Tensor | None, state: State, watch: Watch | None
+        self, u: torch.Tensor, forbidden: torch.Tensor | None, state: State, refused: Refused | None
     ) -> tuple[torch.Tensor, ...]:
         solution = self.solve(state, u, forbidden)
         z = solution.z if forbidden is None else solution.z.masked_fill(forbidden, 0.0)
         return z, *solution.told(), *solution.kept
 
     def _times_jacobian(self, g: torch.Tensor, u: torch.Tensor, z: torch.Tensor, *rest: Any) -> torch.Tensor:
-        *kept, forbidden, state, watch = rest[4:]
+        *kept, forbidden, state, refused = rest[4:]
         g = g if forbidden is None else g.masked_fill(forbidden, 0.0)
         product = self.times_jacobian(state, g, At(u, z, tuple(kept), forbidden))
         product = product if forbidden is None else product.masked_fill(forbidden, 0.0)
@@ -164,16 +162,4 @@ class Engine(ABC, Generic[State]):
             return product
         nothing = (g == 0).all(dim=1, keepdim=True)  # asked of an instance that another engine has solved
         product = product.masked_fill(nothing, 0.0)
-        if watch is not None:
-            watch(~torch.isfinite(product).all(dim=1) & torch.isfinite(g).all(dim=1))
-        return product
-
-
-def _raise_for(problem: Problem, failed: torch.Tensor) -> None:
-    if holds(failed):
-        instances = problem.instances(failed)
-        raise ConvergenceError(
-            f"the derivative did not reach its accuracy{named(instances, ' in instances ')}; "
-            "backward='finite_difference' needs no linear system, on_failure='nan' keeps the others",
-            instances,
-        )
+        return product if refused is None else refused(product, g, u, forbidden)

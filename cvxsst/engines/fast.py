@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from cvxsst.engines.base import At, Engine, Info, Solution
+from cvxsst.engines.base import At, Engine, Info, Refused, Solution
 from cvxsst.polytope import Map, Polytope
 from cvxsst.problem import Problem
 from cvxsst.recognition import known
@@ -33,7 +33,9 @@ class Fast(Engine[Map]):
         assert path is not None
         return partial(_applied, path, P)
 
-    def softmax(self, problem: Problem, on_failure: str = "nan", **options: Any) -> tuple[torch.Tensor, Info | None]:
+    def softmax(
+        self, problem: Problem, refused: Refused | None = None, **options: Any
+    ) -> tuple[torch.Tensor, Info | None]:
         assert problem.f is not None
         path = _path(problem.P, problem.f)
         assert path is not None

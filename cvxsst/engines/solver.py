@@ -1,19 +1,21 @@
-"""The engine that solves a problem, and those that take over where it fails."""
+"""The engine that solves a problem, and those that take over where it fails: at z, or at its derivative."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from cvxsst.engines.base import Engine, Info, Solution
-from cvxsst.problem import Problem
+from cvxsst.errors import ConvergenceError
+from cvxsst.problem import Problem, named
 from cvxsst.values import holds, positions, shown
 
 Solved = tuple[torch.Tensor, Info | None]
+BREAKDOWNS = (ConvergenceError, np.linalg.LinAlgError, torch.linalg.LinAlgError)  # not of an instance, of an engine
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Solver:
 
     Attributes:
         first: the engine that is asked about the whole batch.
-        others: those that are asked, in turn, about the instances that are still unsolved then.
+        others: those that are asked, in turn, about the instances that are still unsolved then, and about the
+            derivative where the engine that found z cannot tell it.
     """
 
     first: Engine[Any]
@@ -33,35 +36,112 @@ class Solver:
         return self.first.name
 
     def softmax(self, problem: Problem, on_failure: str = "nan") -> Solved:
-        """As ``Engine.softmax``; ``info.engine`` tells whose z it is."""
-        z, info = self.first.softmax(problem, on_failure)
+        """As ``Engine.softmax``; ``info.engine`` tells whose z it is.
+
+        ``on_failure``: what a backward solve does that no engine can do: ``"raise"``, or NaN in its instance.
+        """
+        broken: Exception | None = None
+        try:
+            z, info = self.first.softmax(problem, Rescue(self, self.first, problem, None, on_failure))
+        except BREAKDOWNS as error:
+            broken, z = error, torch.full_like(problem.u.detach(), torch.nan)
+            info = Solution(z).info(self.name)
         if info is None or not holds(~info.converged & ~info.empty):
             return z, info
         problem = problem.inspected()
         for engine in self.others():
-            z, info = _taken_over(engine, problem, on_failure, z, info)
+            try:
+                z, info = self._taken_over(engine, problem, on_failure, z, info)
+            except BREAKDOWNS:
+                continue
             if not holds(~info.converged & ~info.empty):
-                break
+                return z, info
+        if broken is not None:
+            raise broken
         return z, info
 
+    def _taken_over(
+        self, engine: Engine[Any], problem: Problem, on_failure: str, z: torch.Tensor, info: Info
+    ) -> tuple[torch.Tensor, Info]:
+        """The unsolved instances by another engine, where it does better; under ``vmap`` it is asked about all."""
+        lost = ~info.converged & ~info.empty
+        rows = positions(lost)
+        rescue = Rescue(self, engine, problem, rows, on_failure)
+        other, told = engine.softmax(problem if rows is None else problem.rows(rows), rescue)
+        told = Solution(other.detach()).info(engine.name) if told is None else told
+        found = [other, told.converged, told.residual, told.iterations]
+        mine = [z, info.converged, info.residual, info.iterations]
+        if rows is not None:
+            found = [old.detach().index_put((rows,), new) for old, new in zip(mine, found, strict=True)]
+        better = lost & found[1]
+        # what is lost is a constant: no gradient goes back to the engine that lost it
+        mine[0] = torch.where(lost[:, None], z.detach(), z)
+        z = torch.where(better[:, None], found[0], mine[0])
+        told_now = [torch.where(better, new, old) for new, old in zip(found[1:], mine[1:], strict=True)]
+        engines = info.engine if rows is None else np.where(shown(better), engine.name, info.engine)
+        converged, residual, iterations = told_now
+        return z, Info(converged, residual, iterations, info.empty, engines)
 
-def _taken_over(
-    engine: Engine[Any], problem: Problem, on_failure: str, z: torch.Tensor, info: Info
-) -> tuple[torch.Tensor, Info]:
-    """The unsolved instances by another engine, where it does better; under ``vmap`` it is asked about all."""
-    lost = ~info.converged & ~info.empty
+
+@dataclass(frozen=True)
+class Rescue:
+    """(J g, g, u, forbidden) -> J g: where the engine that found z has NaN, by the others, else as ``on_failure`` says.
+
+    Attributes:
+        rows: which instances of the problem the engine was asked about; None: all.
+    """
+
+    solver: Solver
+    engine: Engine[Any]
+    problem: Problem
+    rows: torch.Tensor | None
+    on_failure: str
+
+    def __call__(
+        self, product: torch.Tensor, g: torch.Tensor, u: torch.Tensor, forbidden: torch.Tensor | None
+    ) -> torch.Tensor:
+        problem = replace(self.problem, u=u, forbidden=forbidden, batch=u.shape[:1])
+        for engine in self.solver.others():
+            lost = _lost(product, g)
+            if engine is self.engine or not holds(lost):
+                continue
+            try:
+                product = _differentiated(engine, problem, product, g, lost)
+            except BREAKDOWNS:
+                continue
+        lost = _lost(product, g)
+        if self.on_failure == "raise" and holds(lost):
+            self._raise(lost)
+        return product
+
+    def _raise(self, lost: torch.Tensor) -> None:
+        if self.rows is not None:
+            lost = lost.new_zeros(len(self.problem.u)).index_put((self.rows,), lost)
+        instances = self.problem.instances(lost)
+        raise ConvergenceError(
+            f"the derivative did not reach its accuracy{named(instances, ' in instances ')}; "
+            "backward='finite_difference' needs no linear system, on_failure='nan' keeps the others",
+            instances,
+        )
+
+
+def _lost(product: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    """Where J g is NaN though g is not."""
+    return ~torch.isfinite(product).all(dim=1) & torch.isfinite(g).all(dim=1)
+
+
+def _differentiated(
+    engine: Engine[Any], problem: Problem, product: torch.Tensor, g: torch.Tensor, lost: torch.Tensor
+) -> torch.Tensor:
+    """J g with the ``lost`` instances by this engine, at its own z; NaN where it has none, or cannot tell either."""
+
+    def solved(u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        z, info = engine.softmax(asked.at(u))
+        return z, torch.isfinite(z.sum(dim=1)) if info is None else info.converged
+
     rows = positions(lost)
-    other, told = engine.softmax(problem if rows is None else problem.rows(rows), on_failure)
-    told = Solution(other.detach()).info(engine.name) if told is None else told
-    found = [other, told.converged, told.residual, told.iterations]
-    mine = [z, info.converged, info.residual, info.iterations]
-    if rows is not None:
-        found = [old.detach().index_put((rows,), new) for old, new in zip(mine, found, strict=True)]
-    better = lost & found[1]
-    # what is lost is a constant: no gradient goes back to the engine that lost it
-    mine[0] = torch.where(lost[:, None], z.detach(), z)
-    z = torch.where(better[:, None], found[0], mine[0])
-    told_now = [torch.where(better, new, old) for new, old in zip(found[1:], mine[1:], strict=True)]
-    engines = info.engine if rows is None else np.where(shown(better), engine.name, info.engine)
-    converged, residual, iterations = told_now
-    return z, Info(converged, residual, iterations, info.empty, engines)
+    asked, direction = (problem, g) if rows is None else (problem.rows(rows), g[rows])
+    _, pull, converged = torch.func.vjp(solved, asked.u, has_aux=True)  # type: ignore[misc]
+    found = pull(direction)[0].masked_fill(~converged[:, None], torch.nan)
+    found = found if rows is None else product.index_put((rows,), found)
+    return torch.where(lost[:, None], found, product)
