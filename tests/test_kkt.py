@@ -10,6 +10,7 @@ import polytopes
 from benchmarks.kkt import extreme_instances
 from cvxsst.engines.kkt.elimination import DELTA, Pattern
 from cvxsst.engines.kkt.matrix import Matrix
+from cvxsst.geometry.canonical import StandardForm
 
 from .table import POLYTOPES, in_domain, utilities
 
@@ -144,19 +145,26 @@ def test_values_are_checked_under_transforms() -> None:
 
 @pytest.mark.parametrize("P", POLYTOPES, ids=repr)
 def test_elimination_solves_the_system(P: cvxsst.Polytope, generator: torch.Generator) -> None:
-    form = P.presolved.form
-    pattern, B = Pattern(form.A, form.G), 5
+    """Whichever rows stay apart: none of those that are short, or every other one."""
+    form, B = P.presolved.form, 5
+    steep = np.arange(form.G.shape[0]) % 2 == 0
+    for pattern in (Pattern(form.A, form.G), Pattern(form.A, form.G, steep)):
+        solves_the_system(pattern, form, B, generator)
+
+
+def solves_the_system(pattern: Pattern, form: StandardForm, B: int, generator: torch.Generator) -> None:
     D = torch.rand(pattern.N, B, generator=generator, dtype=torch.float64) + 0.1
     W = 10 ** (6 * torch.rand(form.G.shape[0], B, generator=generator, dtype=torch.float64) - 3)
-    f, g = (torch.randn(k, B, generator=generator, dtype=torch.float64) for k in (pattern.N, pattern.m))
-    x, nu = pattern.factor(D, W).solve(f, g)
+    sizes = pattern.N, pattern.m, len(W)
+    right = [torch.randn(k, B, generator=generator, dtype=torch.float64) for k in sizes]
+    found = torch.cat(pattern.factor(D, W).solve(*right))
     A, G = torch.from_numpy(form.A.toarray()), torch.from_numpy(form.G.toarray())
     for i in range(B):
-        K = torch.diag(D[:, i]) + G.T @ (W[:, i, None] * G)
-        M = torch.cat([torch.cat([K, A.T], 1), torch.cat([A, -DELTA * torch.eye(len(A), dtype=torch.float64)], 1)])
-        expected = torch.linalg.solve(M, torch.cat([f[:, i], g[:, i]]))
-        got = torch.cat([x[:, i], nu[:, i]])
-        assert (got - expected).abs().max() <= 1e-6 * expected.abs().max()
+        rows = torch.cat([A, G])
+        below = -torch.cat([torch.full((len(A),), DELTA, dtype=torch.float64), 1 / W[:, i]]).diag()
+        M = torch.cat([torch.cat([D[:, i].diag(), rows.T], 1), torch.cat([rows, below], 1)])
+        expected = torch.linalg.solve(M, torch.cat(right)[:, i])
+        assert (found[:, i] - expected).abs().max() <= 1e-6 * expected.abs().max()
 
 
 @pytest.mark.parametrize("density", [0.02, 0.5])

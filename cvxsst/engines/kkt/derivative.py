@@ -21,21 +21,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from cvxsst.autograd import SymmetricSystem
 from cvxsst.engines.kkt.elimination import cholesky
 from cvxsst.engines.kkt.interior import EDGE, PROXIMAL, Program
 from cvxsst.engines.kkt.newton import BoxProgram
+from cvxsst.geometry.presolve import left_null_space
 
 # Rows heavier than this, relative to the least curvature, are let yield in the factorization, which would lose its
-# digits; refinement with the multipliers as unknowns then holds them as firmly as they are. Where it does not arrive
-# the next of these is tried: a lighter row is easier to factorize, a heavier one quicker to refine.
-HEAVY = (1e10, 1e12, 1e8)
+# digits; refinement with the multipliers as unknowns then holds them as firmly as they are.
+HEAVY = 1e10
 LIGHT = 1e-30
 STEPS, MOST_STEPS = 3, 12  # of refinement: so many, and then until the last is no more than DONE of the result
 DONE = 1e-10
 ENOUGH = 1e-7  # of the result: a last step above is no convergence
+FIRM = 1e8  # rows of this weight, where D is 1, do not yield at all, and those of its inverse say nothing
+RANK = 1e-10
 SMALL, SMALLER = 1e-2, 1e-3  # a result below, as (dz/du) g or as a share of g over the least curvature, counts as that
 
 Apply = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -45,8 +48,9 @@ def by_elimination(
     program: Program, g: torch.Tensor, z: torch.Tensor, weight: torch.Tensor, chunk: int
 ) -> torch.Tensor:
     """(dz/du) g for g, z ``(B, n)``; ``weight`` ``(B, p)``: lam / s."""
-    curvature = program.unit**2 / program.f.slope(z).clamp_min(EDGE)
-    return program.unit**2 * _eliminated(g, curvature, weight, program, chunk)
+    unit = program.unit[: program.n].T
+    curvature = unit**2 / program.f.slope(z).clamp_min(EDGE)
+    return unit * _eliminated(unit * g, curvature, weight, program, chunk)
 
 
 def by_equalities(
@@ -71,22 +75,37 @@ def _eliminate(
     g: torch.Tensor, curvature: torch.Tensor, weight: torch.Tensor, program: Program, chunk: int
 ) -> torch.Tensor:
     def apply(g: torch.Tensor, curvature: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        x, missed = _refined(program, g, curvature, weight, HEAVY[0])
-        for heavy in HEAVY[1:]:
-            bad = (~(missed <= ENOUGH)).nonzero().flatten()
-            if not len(bad):
-                return x
-            again, still = _refined(program, g[:, bad], curvature[:, bad], weight[:, bad], heavy)
-            better = still < missed[bad]
-            x[:, bad] = torch.where(better, again, x[:, bad])
-            missed[bad] = torch.where(better, still, missed[bad])
-        return x.masked_fill(~(missed <= ENOUGH), torch.nan)
+        x, missed = _refined(program, g, curvature, weight)
+        for k in (~(missed <= ENOUGH)).nonzero().flatten().tolist():
+            x[:, k] = _on_face(program, g[:, k], curvature[:, k], weight[:, k])
+        return x
 
     return _in_chunks(apply, g, curvature, weight, chunk)
 
 
+def _on_face(program: Program, g: torch.Tensor, curvature: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """x_z ``(n,)`` of the same system, of one instance, by dense orthogonal factorizations.
+
+    With z in units in which D is 1, and B a basis of what the equalities and the rows of weight above FIRM leave:
+
+        minimize  |x_z - g|^2 + <G x, w G x>   over   x = B c
+    """
+    n, root = program.n, curvature.rsqrt().numpy(force=True)
+    A, G, w, f = (t.numpy(force=True) for t in (program.A.array, program.G.array, weight, g))
+    size = np.append(root, np.ones(A.shape[1] - n))
+    A, G = A * size, G * size
+    strength = w * np.square(G).sum(axis=1)
+    firm, between = strength > FIRM, (strength > 1 / FIRM) & (strength <= FIRM)
+    rows = np.vstack([A, G[firm]])
+    B = left_null_space((rows / np.linalg.norm(rows, axis=1).clip(1e-300)[:, None]).T)
+    least_squares = np.vstack([B[:n], np.sqrt(w[between])[:, None] * G[between] @ B])
+    right = np.append(root * f, np.zeros(between.sum()))
+    c = np.linalg.lstsq(least_squares, right, rcond=RANK)[0]
+    return torch.from_numpy(root * (B[:n] @ c)).to(g)
+
+
 def _refined(
-    program: Program, g: torch.Tensor, curvature: torch.Tensor, weight: torch.Tensor, heavy: float
+    program: Program, g: torch.Tensor, curvature: torch.Tensor, weight: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """x_z ``(n, B)`` of  D x + A'nu + G'mu = g,  A x = 0,  G x = mu / w,  and the last step, relative to it.
 
@@ -96,16 +115,17 @@ def _refined(
     lifted, least = len(program.start) - n, curvature.amin(dim=0)
     D = torch.cat([curvature / least, curvature.new_zeros(lifted, columns)])
     w = (weight / least).clamp_min(LIGHT)
-    yielding = w.minimum(heavy / program.lengths[:, None])
+    yielding = w.minimum(HEAVY / program.lengths[:, None])
     factor = program.pattern.factor(torch.cat([D[:n], D.new_full((lifted, columns), PROXIMAL)]), yielding)
-    floor = (SMALL * least / program.unit**2).clamp_min(SMALLER)
+    unit = program.unit[:n]
+    largest = (unit.square() / curvature).amax(dim=0)  # slope
+    floor = (g / unit).abs().amax(dim=0) * least * (SMALLER * largest).clamp_min(SMALL)
     f = torch.cat([g, g.new_zeros(lifted, columns)])
     x, nu, mu = torch.zeros_like(D), g.new_zeros(len(program.b), columns), torch.zeros_like(w)
     for step in range(1, MOST_STEPS + 1):
-        short = mu / w - G @ x
-        dx, dnu = factor.solve(f - D * x - A.T @ nu - G.T @ (mu - yielding * short), -(A @ x))
-        x, nu, mu = x + dx, nu + dnu, mu + yielding * (G @ dx - short)
-        last, result = (t[:n].abs().amax(dim=0) for t in (dx, x))
+        dx, dnu, dmu = factor.solve(f - D * x - A.T @ nu - G.T @ mu, -(A @ x), mu / w - G @ x)
+        x, nu, mu = x + dx, nu + dnu, mu + dmu
+        last, result = ((unit * t[:n]).abs().amax(dim=0) for t in (dx, x))
         missed = last / result.maximum(floor)
         if step >= STEPS and bool((missed <= DONE).all()):
             break

@@ -1,13 +1,15 @@
 """Batched factorization of one sparse symmetric matrix pattern: many instances, one symbolic analysis.
 
-    M = [ D + G'W G    A'    ]       D > 0, W >= 0 diagonal, different in every instance;
-        [ A           -delta ]       A and G the same in all
+        [ D    A'       G'    ]       D, W > 0 diagonal, different in every instance;
+    M = [ A   -delta          ]       A and G the same in all
+        [ G            -W^-1  ]
 
-M is quasi-definite, so any order of elimination will do (Vanderbei 1995). The order is chosen once:
-level by level an independent set of unknowns with few neighbours is eliminated, all of them at once for all
-instances by gathers and scatters; what remains is dense and small, and goes to batched Cholesky. A flow of a
-thousand columns leaves a few dozen unknowns. Tensors are laid out with the instances last, so that each gather moves
-contiguous rows.
+Most rows of G are eliminated beforehand, which adds G'W G to D. Some stay *apart*: those so heavy that the digits of D
+would be lost beside them, and those so long that they would make D dense. M is quasi-definite, so any order of
+elimination will do (Vanderbei 1995). The order is chosen once: level by level an independent set of unknowns with few
+neighbours is eliminated, all of them at once for all instances by gathers and scatters; what remains is dense and
+small, and goes to batched Cholesky. A flow of a thousand columns leaves a few dozen unknowns. Tensors are laid out with
+the instances last, so that each gather moves contiguous rows.
 """
 
 from __future__ import annotations
@@ -15,11 +17,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
+import numpy as np
 import scipy.sparse as sp
 import torch
 
+from cvxsst.engines.kkt.matrix import Matrix
+
 MOST_NEIGHBOURS = 20  # an unknown with more is left to the dense part
 DELTA = 1e-8
+LONG, MOST_LONG = 30, 20  # a row of more entries stays apart, if there are not too many of them
+STEEP = 1e4  # and so does one of a larger squared length
 REGULARIZATION = 1e-14  # of the dense part, relative to its diagonal
 
 
@@ -46,29 +53,36 @@ class Pattern:
 
     Args:
         A: equalities ``(m, N)``. G: inequalities ``(p, N)``, of any length; those with one entry only add to D.
+        steep: rows of G that are expected to be very heavy.
     """
 
-    def __init__(self, A: sp.csr_array, G: sp.csr_array):
-        A, G = sp.csr_array(A), sp.csr_array(G)
+    def __init__(self, A: sp.csr_array, G: sp.csr_array, steep: np.ndarray | None = None):
+        A, G = _sorted(A), _sorted(G)
+        entries = np.diff(G.indptr)
+        apart = (entries > LONG) if (entries > LONG).sum() <= MOST_LONG else np.zeros(G.shape[0], dtype=bool)
+        if steep is not None:
+            apart |= steep & (entries > 1)
+        self.apart = torch.from_numpy(np.flatnonzero(apart))
         self.N, self.m = A.shape[1], A.shape[0]
-        self.size = self.N + self.m
+        self.size = self.N + self.m + len(self.apart)
         self._slots: dict[tuple[int, int], int] = {}
         neighbours: list[set[int]] = [set() for _ in range(self.size)]
         for i in range(self.size):
             self._slot(i, i)
-        constant: list[tuple[int, float]] = []
-        for row in range(self.m):
-            for k in range(A.indptr[row], A.indptr[row + 1]):
-                column, unknown = int(A.indices[k]), self.N + row
-                constant.append((self._slot(column, unknown), float(A.data[k])))
+        constant: list[int] = []
+        beside = sp.csr_array(sp.vstack([A, G[apart]]))
+        for row in range(beside.shape[0]):
+            for k in range(beside.indptr[row], beside.indptr[row + 1]):
+                column, unknown = int(beside.indices[k]), self.N + row
+                constant.append(self._slot(column, unknown))
                 neighbours[column].add(unknown)
                 neighbours[unknown].add(column)
-        weighted: list[tuple[int, int, float]] = []
-        for row in range(G.shape[0]):
+        weighted: list[tuple[int, int, int, int]] = []
+        for row in np.flatnonzero(~apart).tolist():
             entries = range(G.indptr[row], G.indptr[row + 1])
             for k, m in combinations_with_replacement(entries, 2):
                 i, j = int(G.indices[k]), int(G.indices[m])
-                weighted.append((self._slot(i, j), row, float(G.data[k] * G.data[m])))
+                weighted.append((self._slot(i, j), row, k, m))
                 if i != j:
                     neighbours[i].add(j)
                     neighbours[j].add(i)
@@ -84,9 +98,9 @@ class Pattern:
             "np": self._dense(self.negative, self.positive),
             "nn": self._dense(self.negative, self.negative),
         }
-        self.constant = _columns(constant, (torch.long, torch.float64))
-        self.weighted = _columns(weighted, (torch.long, torch.long, torch.float64))
+        self.constant, self.weighted = torch.tensor(constant, dtype=torch.long), _columns(weighted, (torch.long,) * 4)
         self.device = torch.device("cpu")
+        self.fill(A, G)
 
     def _slot(self, i: int, j: int) -> int:
         return self._slots.setdefault((min(i, j), max(i, j)), len(self._slots))
@@ -94,10 +108,12 @@ class Pattern:
     def _order(self, neighbours: list[set[int]]) -> list[_Level]:
         levels: list[_Level] = []
         remaining = set(range(self.size))
+        touched: set[int] = set()
         while True:
             chosen: list[int] = []
             blocked: set[int] = set()
-            few = sorted((len(neighbours[i]), i) for i in remaining)
+            # rows apart go last: before their columns they would become a part of D after all
+            few = sorted((len(neighbours[i]), i) for i in remaining if i < self.N or i in touched)
             for degree, i in few:
                 # a level is worth its overhead only with cheap pivots: at most twice the least degree
                 if degree > min(MOST_NEIGHBOURS, 2 * few[0][0] + 2):
@@ -107,6 +123,7 @@ class Pattern:
                     blocked |= neighbours[i] | {i}
             if not chosen or (len(chosen) < 4 and levels):
                 return levels
+            touched.update(j for i in chosen if i < self.N for j in neighbours[i] if self.N <= j < self.N + self.m)
             levels.append(self._eliminate(chosen, neighbours))
             remaining -= set(chosen)
 
@@ -144,19 +161,31 @@ class Pattern:
         other.levels = [level.to(device) for level in self.levels]
         other.positive, other.negative = self.positive.to(device), self.negative.to(device)
         other.blocks = {name: block.to(device) for name, block in self.blocks.items()}
-        other.constant = tuple(t.to(device) for t in self.constant)
+        for name in ("constant", "a", "g", "apart", "joined", "A", "G"):
+            setattr(other, name, getattr(self, name).to(device))
         other.weighted = tuple(t.to(device) for t in self.weighted)
         other.device = device
         return other
 
-    def scale_rows(self, factors: torch.Tensor) -> None:
-        """Multiply the rows of G by these numbers."""
-        slots, rows, a = self.weighted
-        self.weighted = (slots, rows, a * factors[rows].square())
+    def fill(self, A: sp.csr_array, G: sp.csr_array) -> None:
+        """Take the entries from these matrices, whose patterns are those of the first."""
+        A, G = _sorted(A), _sorted(G)
+        self.A, self.G, (_, _, first, second) = Matrix(A), Matrix(G), self.weighted
+        entries, apart = torch.from_numpy(G.data), torch.from_numpy(G[self.apart.numpy()].data)
+        self.a = torch.cat([torch.from_numpy(A.data), apart])[:, None]
+        self.g = (entries[first] * entries[second])[:, None]
+        self.joined = torch.ones(G.shape[0], 1, dtype=torch.float64).index_fill_(0, self.apart, 0.0)
 
     def factor(self, D: torch.Tensor, W: torch.Tensor) -> Factor:
         """Factor M for D ``(N, B)`` and W ``(p, B)``."""
         return Factor(self, D, W)
+
+
+def _sorted(M: sp.csr_array) -> sp.csr_array:
+    """With the entries of each row in the order of their columns."""
+    M = sp.csr_array(M, copy=True)
+    M.sort_indices()
+    return M
 
 
 def _columns(rows: list[tuple], dtypes: tuple[torch.dtype, ...]) -> tuple[torch.Tensor, ...]:
@@ -164,18 +193,19 @@ def _columns(rows: list[tuple], dtypes: tuple[torch.dtype, ...]) -> tuple[torch.
 
 
 class Factor:
-    """M factored, for one batch of diagonals; solves M (x, nu) = (f, g)."""
+    """M factored, for one batch of diagonals."""
 
     def __init__(self, pattern: Pattern, D: torch.Tensor, W: torch.Tensor):
-        self.pattern = pattern
+        self.pattern, self.W = pattern, W
         B = D.shape[1]
         values = D.new_zeros(pattern.zero + 1, B)
-        slots, a = pattern.constant
-        values.index_copy_(0, slots, a[:, None].expand(-1, B))
+        values.index_copy_(0, pattern.constant, pattern.a.expand(-1, B))
         values[: pattern.N] += D  # the diagonal has the first slots
-        values[pattern.N : pattern.size] -= DELTA
-        slots, rows, a = pattern.weighted
-        values.index_add_(0, slots, W.index_select(0, rows) * a[:, None])
+        values[pattern.N : pattern.N + pattern.m] -= DELTA
+        if len(pattern.apart):
+            values[pattern.N + pattern.m : pattern.size] -= W.index_select(0, pattern.apart).reciprocal()
+        slots, rows, *_ = pattern.weighted
+        values.index_add_(0, slots, W.index_select(0, rows) * pattern.g)
         self.inverse: list[torch.Tensor] = []
         self.edges: list[torch.Tensor] = []
         for level in pattern.levels:
@@ -198,10 +228,18 @@ class Factor:
             negative = negative + self.coupling.mT @ self.coupling
         self.L_negative = cholesky(negative)
 
-    def solve(self, f: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """x ``(N, B)`` and nu ``(m, B)`` with M (x, nu) = (f, g)."""
+    def solve(self, f: torch.Tensor, g: torch.Tensor, h: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """x ``(N, B)``, nu ``(m, B)`` and mu ``(p, B)`` with M (x, nu, mu) = (f, g, h)."""
+        pattern, W = self.pattern, self.W
+        weighted = W * h
+        v = torch.cat([f + pattern.G.T @ (pattern.joined * weighted), g, h.index_select(0, pattern.apart)])
+        self._solve_reduced(v)
+        x, nu = v[: pattern.N], v[pattern.N : pattern.N + pattern.m]
+        mu = W * (pattern.G @ x) - weighted
+        return x, nu, mu.index_copy_(0, pattern.apart, v[pattern.N + pattern.m :])
+
+    def _solve_reduced(self, v: torch.Tensor) -> None:
         pattern = self.pattern
-        v = torch.cat([f, g])
         for level, scaled in zip(pattern.levels, self.edges, strict=True):
             v.index_add_(0, level.edge_neighbour, scaled * v.index_select(0, level.edge_unknown), alpha=-1)
         self._solve_dense(v)
@@ -210,7 +248,6 @@ class Factor:
             x = v.index_select(0, level.pivots).mul_(inverse)
             x.index_add_(0, level.edge_pivot, scaled * v.index_select(0, level.edge_neighbour), alpha=-1)
             v.index_copy_(0, level.pivots, x)
-        return v[: pattern.N], v[pattern.N :]
 
     def _solve_dense(self, v: torch.Tensor) -> None:
         pattern = self.pattern

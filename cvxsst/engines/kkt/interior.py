@@ -21,6 +21,7 @@ instances last.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -32,7 +33,8 @@ from cvxsst.regularizers import Separable
 TOLERANCE = 1e-10  # of the Newton step in z, relative to the largest entry over P if > 1
 EDGE = 1e-13
 NEAR = 1e-6  # to an end of the domain
-PROXIMAL = 1e-5  # on y, where u has spread 1
+PROXIMAL = 1e-6  # on y, where u has spread 1
+LEAST_SHARE = 1e-3
 LEAST_MU = 1e-9
 NO_GAP = 1e-18  # a smaller sum of s lam is no progress
 UNREFINED = 5  # steps in which a rough direction will do
@@ -60,32 +62,45 @@ class Program:
     """What all instances share: the matrices, on one device, their elimination, an interior point."""
 
     pattern: Pattern
-    A: Matrix
     b: torch.Tensor
-    G: Matrix
     h: torch.Tensor
     n: int
     start: torch.Tensor
     f: Separable
     in_domain: torch.Tensor  # which rows of G say no more than the domain of phi
     lengths: torch.Tensor  # of the rows of G, squared
-    unit: float  # of the columns: x = unit * (a column of the program), so that none is larger than about 1
+    proximal: torch.Tensor  # ``(N - n, 1)``, for y
+    unit: torch.Tensor  # ``(N, 1)``, of the columns: x = unit * (those of the program), which are about 1 at most
 
     def to(self, device: torch.device) -> Program:
         if self.b.device == device:
             return self
         moved = {
             name: getattr(self, name).to(device)
-            for name in ("pattern", "A", "b", "G", "h", "start", "in_domain", "lengths")
+            for name in ("pattern", "b", "h", "start", "in_domain", "lengths", "proximal", "unit")
         }
-        return Program(**moved, n=self.n, f=self.f, unit=self.unit)
+        return Program(**moved, n=self.n, f=self.f)
+
+    @property
+    def A(self) -> Matrix:  # noqa: N802 - as the formulas call it
+        return self.pattern.A
+
+    @property
+    def G(self) -> Matrix:  # noqa: N802
+        return self.pattern.G
+
+    @cached_property
+    def stiffness(self) -> float:
+        """The largest second derivative of phi(unit x) where all start."""
+        return float(self.smooth(self.start[: self.n, None])[1].amax())
 
     def smooth(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The first two derivatives of phi(unit x), continued linearly where phi'' would exceed 1 / EDGE."""
-        z = self.unit * x
+        unit = self.unit[: self.n]
+        z = unit * x
         inside = self.f.inside(z, EDGE)
         curvature = 1 / self.f.slope(inside)
-        return self.unit * (self.f.gradient(inside) + curvature * (z - inside)), self.unit**2 * curvature
+        return unit * (self.f.gradient(inside) + curvature * (z - inside)), unit**2 * curvature
 
 
 @dataclass
@@ -120,12 +135,13 @@ def solve(
         manner: how to go about it.
     """
     B, unit = u.shape[1], program.unit
-    scale = unit * (u.amax(dim=0) - u.amin(dim=0)).clamp_min(min(1.0, 1 / unit))
-    state = _State(program, unit * u / scale, 1 / scale, flat, manner)
+    size, c = float(unit[: program.n].amax()), unit[: program.n] * u
+    scale = (c.amax(dim=0) - c.amin(dim=0)).clamp_min(program.stiffness)
+    state = _State(program, c / scale, 1 / scale, flat, manner)
     best = {name: torch.empty(len(value), B, dtype=u.dtype, device=u.device) for name, value in state.iterate.items()}
     residual = u.new_full((B,), torch.inf)
     iterations = torch.zeros(B, dtype=torch.long, device=u.device)
-    live, search = torch.arange(B, device=u.device), _Search(state, tolerance / min(1.0, unit))
+    live, search = torch.arange(B, device=u.device), _Search(state, tolerance)
     for step in range(1, manner.steps + 1):
         going = int(search.step(step).sum())  # the one transfer to the host of this step
         last = going == 0 or step == manner.steps
@@ -141,8 +157,8 @@ def solve(
     x, lam, nu = unit * best["x"], scale * best["lam"], scale * best["nu"]
     x[: program.n] = _refined(program, u, x[: program.n], nu, lam, flat)
     gap, reach = _duality_gap(program, u, x, nu, lam, flat)
-    trusted = gap <= GROSS * max(1.0, unit) + GROSS_RELATIVE * reach
-    return Solution(x, lam / best["s"], nu, torch.where(trusted, unit * residual, torch.inf), iterations)
+    trusted = gap <= GROSS * max(1.0, size) + GROSS_RELATIVE * reach
+    return Solution(x, lam / best["s"], nu, torch.where(trusted, size * residual, torch.inf), iterations)
 
 
 def _duality_gap(
@@ -164,13 +180,13 @@ def _duality_gap(
     p = u - normal[:n]
     excess = f.excess(z, p)
     if flat is not None:
-        excess = torch.where(flat, p.abs() * unit, excess)  # linear there
+        excess = torch.where(flat, p.abs() * unit[:n], excess)  # linear there
     slack, miss = (
         (right[:, None] - M @ (x / unit)).abs() for M, right in ((program.G, program.h), (program.A, program.b))
     )
     parts = (excess, lam * slack, nu.abs() * miss, normal[n:].abs() * x[n:].abs())
     gap = torch.stack([part.sum(dim=0) for part in parts]).sum(dim=0)
-    reach = (u.abs().sum(dim=0) + normal[:n].abs().sum(dim=0)) * unit
+    reach = ((u.abs() + normal[:n].abs()) * unit[:n]).sum(dim=0)
     return gap, reach
 
 
@@ -221,7 +237,7 @@ def _refined(
     if (low, high) == (-torch.inf, torch.inf):
         return z
     lam = torch.where(program.in_domain[:, None], 0.0, lam)
-    exact = program.f.primal(u - (program.A.T @ nu + program.G.T @ lam)[: program.n] / program.unit)
+    exact = program.f.primal(u - (program.A.T @ nu + program.G.T @ lam)[: program.n] / program.unit[: program.n])
     near = (torch.minimum(z - low, high - z) < NEAR) & ((exact - z).abs() < NEAR)
     return torch.where(near if flat is None else near & ~flat, exact, z)
 
@@ -234,31 +250,37 @@ class _State:
         self.x = program.start[:, None].expand(-1, u.shape[1]).clone()
         self.s = torch.ones(len(program.h), u.shape[1], dtype=u.dtype, device=u.device)
         self.nu = u.new_zeros(len(program.b), u.shape[1])
-        self.lam = self._first_mu() * self.s
+        self.lam = torch.zeros_like(self.s)
+        self.look()
+        # the first mu: the length of the Newton step with lam = 0, in units of the slacks
+        nothing = torch.zeros_like(self.nu), torch.zeros_like(self.s)
+        dx, *_ = program.pattern.factor(self.D, self.s).solve(self.missing.stationary, *nothing)
+        self.lam = (program.G @ dx).square().sum(dim=0).sqrt().clamp_min(LEAST_MU) * self.s
+        self.look()
 
-    def _first_mu(self) -> torch.Tensor:
-        """The length of the Newton step with lam = 0, in units of the slacks."""
+    def look(self) -> None:
+        """D and what is missing here."""
         program = self.program
-        marginal, D = self._marginal_and_curvature()
-        r = torch.zeros_like(self.x)
-        r[: program.n] = self.u - self.tau * marginal
-        dx, _ = System(program, D, torch.ones_like(self.s)).solve(r, torch.zeros_like(self.nu), 0)
-        return (program.G @ dx).square().sum(dim=0).sqrt().clamp_min(LEAST_MU)
+        marginal, self.D = self._marginal_and_curvature()
+        stationary = -(program.A.T @ self.nu + program.G.T @ self.lam)
+        stationary[: program.n] += self.u - self.tau * marginal
+        primal = program.b[:, None] - program.A @ self.x
+        self.missing = _Missing(stationary, primal, program.h[:, None] - program.G @ self.x - self.s)
 
     def _marginal_and_curvature(self) -> tuple[torch.Tensor, torch.Tensor]:
         """phi'(z), and tau phi''(z) for all columns: the proximal term where there is no phi."""
         n = self.program.n
         marginal, curvature = self.program.smooth(self.x[:n])
-        D = torch.full_like(self.x, PROXIMAL)
-        D[:n] = self.tau * curvature
+        D = torch.cat([self.tau * curvature, self.program.proximal.expand(-1, len(self.tau))])
         if self.flat is not None:
             marginal = marginal.masked_fill(self.flat, 0.0)
             D[:n].masked_fill_(self.flat, PROXIMAL)
         return marginal, D
 
     def keep(self, which: torch.Tensor) -> None:
-        for name in ("u", "x", "s", "lam", "nu"):
+        for name in ("u", "x", "s", "lam", "nu", "D"):
             setattr(self, name, getattr(self, name)[:, which])
+        self.missing = _Missing(*(part[:, which] for part in self.missing))
         self.tau = self.tau[which]
         self.flat = None if self.flat is None else self.flat[:, which]
 
@@ -267,20 +289,17 @@ class _State:
         return {"x": self.x, "s": self.s, "lam": self.lam, "nu": self.nu}
 
     def advance(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Step ``number``; returns the error of z before it, to first order, and the sum of s lam."""
+        """Step ``number``; returns the error of z before it, to first order, with what is missing after it of the
+        constraints, and the sum of s lam before it."""
         n, manner, usual = self.program.n, self.manner, self.manner is USUAL
-        marginal, D = self._marginal_and_curvature()
-        missing = self._missing(marginal)
+        missing, D = self.missing, self.D
         product = self.s * self.lam
         gap = product.sum(dim=0).clamp_min(NO_GAP)
         newton = _Newton(self.program, D, self.s, self.lam)
 
         refinements = 0 if usual and number <= UNREFINED else manner.refinements
         step = newton.direction(missing, -product, 0 if usual else refinements)
-        error = torch.maximum(
-            _largest(step.x[:n], missing.primal, missing.slack),
-            1e-2 * _largest(product, missing.stationary / (1 + D)),
-        )
+        error = torch.maximum(_largest(step.x[:n]), 1e-2 * _largest(product, missing.stationary / (1 + D)))
         if len(self.s):
             mu, t = product.mean(dim=0), self._longest(step, 1.0)
             ahead = ((self.s + t * step.s) * (self.lam + t * step.lam)).mean(dim=0)
@@ -291,14 +310,10 @@ class _State:
         t = self._longest(step, manner.to_boundary)
         self.x, self.nu = self.x + t * step.x, self.nu + t * step.nu
         self.s, self.lam = self.s + t * step.s, self.lam + t * step.lam
+        self.look()
+        length = self.program.lengths.sqrt().clamp_min(1.0)[:, None]
+        error = error.maximum(_largest(self.missing.primal, self.missing.slack / length))
         return torch.where(torch.isfinite(error), error, torch.inf), gap
-
-    def _missing(self, marginal: torch.Tensor) -> _Missing:
-        program = self.program
-        stationary = -(program.A.T @ self.nu + program.G.T @ self.lam)
-        stationary[: program.n] += self.u - self.tau * marginal
-        primal = program.b[:, None] - program.A @ self.x
-        return _Missing(stationary, primal, program.h[:, None] - program.G @ self.x - self.s)
 
     def _longest(self, step: _Step, fraction: float) -> torch.Tensor:
         """The longest step of at most 1 that takes s and lam at most ``fraction`` of the way to 0."""
@@ -326,43 +341,34 @@ class _Step(NamedTuple):
 class _Newton:
     """Newton's system at one iterate, factored once.
 
-    As with A, a multiple delta of the change of lam is let into its row: G dx + ds - delta dlam = slack.
+    As with A, a multiple delta of the change of lam is let into its row, G dx + ds - delta dlam = slack: the more the
+    longer it is.
     """
 
     def __init__(self, program: Program, D: torch.Tensor, s: torch.Tensor, lam: torch.Tensor):
-        self.program, self.lam, self.pivot = program, lam, s + DELTA * lam
-        self.system = System(program, D, lam / self.pivot)
+        self.program, self.D, self.lam = program, D, lam
+        self.delta = (1e-12 * program.lengths).clamp_min(DELTA)[:, None]
+        self.w = lam / (s + self.delta * lam)
+        self.factor: Factor = program.pattern.factor(D, self.w)
 
     def direction(self, missing: _Missing, product: torch.Tensor, refinements: int) -> _Step:
         """To where nothing is missing and s lam is its present value + ``product``."""
-        G = self.program.G
-        change = product - self.lam * missing.slack
-        dx, dnu = self.system.solve(missing.stationary - G.T @ (change / self.pivot), missing.primal, refinements)
+        A, G = self.program.A, self.program.G
+        slack = missing.slack - product / self.lam
+        dx, dnu, dlam = self.factor.solve(missing.stationary, missing.primal, slack)
         moved = G @ dx
-        dlam = (change + self.lam * moved) / self.pivot
-        return _Step(dx, dnu, missing.slack - moved + DELTA * dlam, dlam)
+        for _ in range(refinements):  # the factorization loses digits as mu falls
+            change = self.factor.solve(
+                missing.stationary - self.D * dx - A.T @ dnu - G.T @ dlam,
+                missing.primal - A @ dx + DELTA * dnu,
+                slack - moved + dlam / self.w,
+            )
+            dx, dnu, dlam = (d + c for d, c in zip((dx, dnu, dlam), change, strict=True))
+            moved = G @ dx
+        return _Step(dx, dnu, missing.slack - moved + self.delta * dlam, dlam)
 
 
 def _largest(*parts: torch.Tensor) -> torch.Tensor:
     """The largest absolute entry of each instance."""
     largest = [part.abs().amax(dim=0) for part in parts if len(part)]
     return torch.stack(largest).amax(dim=0) if largest else parts[0].new_zeros(parts[0].shape[1])
-
-
-class System:
-    """(D + G'W G) dx + A'dnu = f,  A dx - delta dnu = g: factored once, solved with refinement."""
-
-    def __init__(self, program: Program, D: torch.Tensor, w: torch.Tensor):
-        self.program, self.D, self.w = program, D, w
-        self.factor: Factor = program.pattern.factor(D, w)
-
-    def solve(self, f: torch.Tensor, g: torch.Tensor, refinements: int):
-        program = self.program
-        dx, dnu = self.factor.solve(f, g)
-        for _ in range(refinements):  # the factorization loses digits as mu falls
-            e = f - self.D * dx - program.A.T @ dnu
-            if len(self.w):
-                e -= program.G.T @ (self.w * (program.G @ dx))
-            cx, cnu = self.factor.solve(e, g - program.A @ dx + DELTA * dnu)
-            dx, dnu = dx + cx, dnu + cnu
-        return dx, dnu

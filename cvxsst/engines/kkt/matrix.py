@@ -38,6 +38,15 @@ class Matrix:
         other.rows, other.columns, other.values = self.columns, self.rows, self.values
         return other
 
+    @property
+    def array(self) -> torch.Tensor:
+        """All entries."""
+        if self.dense is not None:
+            return self.dense
+        return self.values.new_zeros(self.shape).index_put_(
+            (self.rows, self.columns), self.values[:, 0], accumulate=True
+        )
+
     def square(self) -> Matrix:
         """Entry by entry."""
         other = object.__new__(Matrix)

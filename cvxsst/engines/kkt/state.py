@@ -10,8 +10,7 @@ import scipy.sparse as sp
 import torch
 
 from cvxsst.engines.kkt import interior, newton
-from cvxsst.engines.kkt.centre import analytic_centre, equilibrated, scaled
-from cvxsst.engines.kkt.elimination import Pattern
+from cvxsst.engines.kkt.centre import centred, equilibrated
 from cvxsst.engines.kkt.matrix import Matrix, pairs
 from cvxsst.geometry.canonical import StandardForm, divided
 from cvxsst.geometry.faces import said_by_domain
@@ -164,7 +163,7 @@ class State:
         program = self.interior_program(u.device)
         polished = newton.solve(box, u, forbidden, nu)
         # the weights of the bounds, as the share of the slope that they leave: 1 / (1 + slope w)
-        weight, slope = program.G.square().T @ rough.active, self.f.slope(rough.x)
+        weight, slope = program.G.square().T @ rough.active, self.f.slope(rough.x) / program.unit.square()
         found = rough._replace(active=slope * weight / (1 + slope * weight), iterations=rough.iterations.clone())
         found.put(torch.arange(u.shape[1], device=u.device), _of_newton(polished), polished.converged)
         return found
@@ -243,28 +242,29 @@ def _lengths(rows: sp.csr_array) -> np.ndarray:
 
 def _interior_program(core: Presolved, f: Separable) -> interior.Program:
     """The program in columns of size 1, with rows of slack 1 at its start."""
-    unit, form = float(np.abs(core.bounds).max()), core.form
-    form = equilibrated(StandardForm(unit * form.A, form.b, unit * form.G, form.h, form.n))
-    pattern = Pattern(form.A, form.G)
-    centre = analytic_centre(form, core.interior / unit, pattern)
-    slack = form.h - form.G @ centre
-    pattern.scale_rows(torch.from_numpy(1 / slack))
-    form = scaled(form, slack)
+    form, centre, unit, pattern = centred(core)
     in_domain = torch.zeros(len(form.h), dtype=torch.bool)
     in_domain[torch.from_numpy(said_by_domain(core, f.domain))] = True
     return interior.Program(
         pattern=pattern,
-        A=Matrix(form.A),
         b=torch.from_numpy(form.b),
-        G=Matrix(form.G),
         h=torch.from_numpy(form.h),
         n=form.n,
         start=torch.from_numpy(centre),
         f=f,
         in_domain=in_domain,
         lengths=torch.from_numpy(_lengths(form.G) ** 2),
-        unit=unit,
+        proximal=torch.from_numpy(_proximal(form))[:, None],
+        unit=torch.from_numpy(unit)[:, None],
     )
+
+
+def _proximal(form: StandardForm) -> np.ndarray:
+    """Of each column of y: less where it has a small share in a long row, whose multiplier must be small too."""
+    rows = sp.coo_array(divided(form.G, form.h, _lengths(form.G))[0])
+    share = np.ones(form.columns)
+    np.minimum.at(share, rows.coords[1], np.abs(rows.data))
+    return interior.PROXIMAL * share[form.n :].clip(interior.LEAST_SHARE)
 
 
 def _box_program(core: Presolved, f: Separable) -> newton.BoxProgram:
