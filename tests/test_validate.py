@@ -398,6 +398,15 @@ def test_what_a_mask_holds_fast_is_no_kink() -> None:
     assert E.may_kink(k_subset(5, 2), z, forbidden).tolist() == [False, True]
 
 
+@pytest.mark.parametrize(("engine", "f"), [("kkt", E), ("enumeration", X)])
+def test_a_variable_of_size_zero_has_one_solution(engine: str, f: cvxsst.Regularizer, tmp_path: Path) -> None:
+    P = cvxsst.Polytope(cp.Variable((0,)), [])
+    report = cvxsst.validate(engine, P, f, **QUICK)
+    assert report.passed, str(report)
+    report.save(tmp_path / "report.html")
+    assert "answers" in cvxsst.validate(raises, P, f, **QUICK).failed
+
+
 # --- who is wrong ---------------------------------------------------------------------------------------------------
 
 

@@ -18,10 +18,9 @@ from dataclasses import dataclass
 
 import torch
 
-from cvxsst.regularizers import Regularizer
-from cvxsst.validation.evidence import ValueVerdict, Witness, Yardstick, value_status
+from cvxsst.validation.evidence import Case, ValueVerdict, Witness, value_status
 from cvxsst.validation.findings import KINK, LIMITED, RIGHT, SILENT, UNASKED, WRONG
-from cvxsst.validation.instances import Instances
+from cvxsst.validation.instances import Instances, largest
 
 STEP = 1e-4  # of u, over the size of P: 1e-8 of truncation, and the solver's error of 1e-12 becomes 1e-8
 FINE = 0.25  # a second step, as a share of the first: what changes with it is the difference's own error
@@ -43,42 +42,28 @@ class Differences:
     tight: list[bool]
     source: list[str]
 
-    @staticmethod
-    def none(N: int, n: int) -> Differences:
-        """Where no gradient is to be judged."""
-        value = torch.full((N, n), torch.nan, dtype=torch.float64)
-        nowhere = torch.zeros(N, dtype=torch.bool)
-        return Differences(value, torch.full((N,), torch.inf, dtype=torch.float64), nowhere, [False] * N, [""] * N)
 
-
-def differences(
-    witnesses: list[Witness],
-    verdict: ValueVerdict,
-    instances: Instances,
-    regularizer: Regularizer,
-    yardstick: Yardstick,
-) -> Differences:
-    """Difference, at each instance, the first of these solvers that is proved neither wrong nor silent there."""
-    N, n = len(instances), witnesses[0].solver.P.size
-    nothing = Differences.none(N, n)
-    value, error, kink = nothing.value, nothing.error, nothing.kink
-    tolerance = yardstick.of_z(instances).tolist()
-    source = [_source(witnesses, verdict, i, tolerance[i]) for i in range(N)]
-    tight = torch.zeros(N, dtype=torch.bool)
+def differences(witnesses: list[Witness], verdict: ValueVerdict, case: Case) -> Differences:
+    """Difference, at each instance, the first of these solvers that is proved neither wrong nor silent there; one that
+    is slow only where all are."""
+    N, n = len(case.instances), case.P.size
+    value = torch.full((N, n), torch.nan, dtype=torch.float64)
+    error = torch.full((N,), torch.inf, dtype=torch.float64)
+    kink, tight = torch.zeros(2, N, dtype=torch.bool)
+    quick_first = sorted(witnesses, key=lambda w: w.solver.slow)
+    source = [
+        next((w for w in quick_first if value_status(w, arbiter, i, tol) == RIGHT), None)
+        for i, (arbiter, tol) in enumerate(zip(verdict.arbiter, case.tolerance.tolist(), strict=True))
+    ]
     for witness in witnesses:
         rows = [i for i in range(N) if source[i] is witness]
         if rows:
-            asked = instances.take(rows)
-            value[rows], error[rows], kink[rows] = _of(witness, asked, STEP / yardstick.size)
+            asked = case.instances.take(rows)
+            value[rows], error[rows], kink[rows] = _of(witness, asked, STEP / case.yardstick.size)
             forbidden = torch.isinf(asked.u).reshape(len(rows), n)
-            tight[rows] = regularizer.may_kink(witness.solver.P, witness.answer.z[rows], forbidden)
+            tight[rows] = case.regularizer.may_kink(case.P, witness.answer.z[rows], forbidden)
     names = ["" if w is None else w.name for w in source]
     return Differences(value, error, kink & tight, tight.tolist(), names)
-
-
-def _source(witnesses: list[Witness], verdict: ValueVerdict, i: int, tol: float) -> Witness | None:
-    fit = [w for w in witnesses if value_status(w, verdict.arbiter[i], i, tol) == RIGHT]
-    return next((w for w in fit if not w.solver.slow), next(iter(fit), None))
 
 
 def _of(witness: Witness, instances: Instances, h: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -89,31 +74,24 @@ def _of(witness: Witness, instances: Instances, h: float) -> tuple[torch.Tensor,
     beside = [u + h * d for d in instances.cotangents[1:]]
     points = [u, u + h * g, u - h * g, u + fine * g, u - fine * g]
     points += [b + s * fine * g for b in beside for s in (1, -1)]
-    z = witness.solver.ask(torch.cat(points)).z.reshape(len(points), len(u), -1)
+    z = witness.solver.ask(torch.cat(points)).z.reshape(len(points), len(u), witness.solver.P.size)
     coarse, central = (z[1] - z[2]) / (2 * h), (z[3] - z[4]) / (2 * fine)
-    jump = _largest((z[3] - 2 * z[0] + z[4]) / fine)
+    jump = largest((z[3] - 2 * z[0] + z[4]) / fine)
     for k in range(5, len(points), 2):
-        jump = torch.maximum(jump, _largest((z[k] - z[k + 1]) / (2 * fine) - central))
-    return coarse, _largest(coarse - central) + 1e-9, jump > JUMP * _largest(coarse).clamp(min=1.0)
-
-
-def _largest(rows: torch.Tensor) -> torch.Tensor:
-    """The largest absolute entry of each row."""
-    return rows.abs().amax(dim=1) if rows.shape[1] else rows.new_zeros(len(rows))
+        jump = torch.maximum(jump, largest((z[k] - z[k + 1]) / (2 * fine) - central))
+    return coarse, largest(coarse - central) + 1e-9, jump > JUMP * largest(coarse).clamp(min=1.0)
 
 
 def vjp_error(x: Witness, differenced: Differences) -> torch.Tensor:
     """How far x's vjp is from the difference, relative to its size if that is above 1; NaN where either is missing."""
-    return _largest(x.answer.vjp[0] - differenced.value) / _largest(differenced.value).clamp(min=1.0)
+    return largest(x.answer.vjp[0] - differenced.value) / largest(differenced.value).clamp(min=1.0)
 
 
-def judge_vjps(
-    x: Witness, others: list[Witness], differenced: Differences, instances: Instances, yardstick: Yardstick
-) -> list[str]:
+def judge_vjps(x: Witness, others: list[Witness], differenced: Differences, case: Case) -> list[str]:
     """The verdict on x's gradient at each instance."""
     if not x.solver.has_gradient:
-        return [UNASKED] * len(instances)
-    tolerance = yardstick.of_vjp(instances)
+        return [UNASKED] * len(case.instances)
+    tolerance = case.yardstick.of_vjp(case.instances)
     reach, mine = tolerance + differenced.error, vjp_error(x, differenced)
     seconds = [(o, vjp_error(o, differenced)) for o in others if o.solver.has_gradient]
     statuses = []
@@ -128,23 +106,21 @@ def judge_vjps(
         else:
             statuses.append(WRONG if bool(mine[i] > reach[i]) and (any(said) or not said) else LIMITED)
     narrow = [i for i, status in enumerate(statuses) if status in (WRONG, LIMITED) and differenced.tight[i]]
-    for i in _right_beside(x, narrow, differenced, instances, yardstick):
+    for i in _right_beside(x, narrow, differenced, case):
         statuses[i] = KINK
     return statuses
 
 
-def _right_beside(
-    x: Witness, rows: list[int], differenced: Differences, instances: Instances, yardstick: Yardstick
-) -> list[int]:
+def _right_beside(x: Witness, rows: list[int], differenced: Differences, case: Case) -> list[int]:
     """Those of the instances at which x's vjp is wrong, but right beside u, on two sides, it is not."""
     if not rows:
         return []
-    some = instances.take(rows)
+    some, yardstick = case.instances.take(rows), case.yardstick
     step = (BESIDE / yardstick.size + 64 * yardstick.precision * some.reach).reshape(-1, *[1] * (some.u.dim() - 1))
     right = torch.ones(len(rows), dtype=torch.bool)
-    for direction in instances.cotangents[1:, rows]:
+    for direction in some.cotangents[1:]:
         vjp = x.solver.ask(some.u + step * direction, some.cotangents[:1], x.dtype).vjp[0]
         wanted = differenced.value[rows]
-        error = _largest(vjp - wanted) / _largest(wanted).clamp(min=1.0)
+        error = largest(vjp - wanted) / largest(wanted).clamp(min=1.0)
         right &= error <= yardstick.of_vjp(some) + differenced.error[rows]
     return [i for i, fine in zip(rows, right.tolist(), strict=True) if fine]

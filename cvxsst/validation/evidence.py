@@ -26,7 +26,7 @@ from cvxsst.polytope import Polytope
 from cvxsst.problem import Problem
 from cvxsst.regularizers import Regularizer
 from cvxsst.validation.findings import LIMITED, RIGHT, SILENT, WRONG
-from cvxsst.validation.instances import Instances
+from cvxsst.validation.instances import Instances, largest
 from cvxsst.validation.solvers import Answer, Solver
 
 
@@ -64,6 +64,21 @@ class Yardstick:
 
 
 @dataclass
+class Case:
+    """What was asked, and what errors are measured by."""
+
+    P: Polytope
+    regularizer: Regularizer
+    instances: Instances
+    yardstick: Yardstick
+
+    @property
+    def tolerance(self) -> torch.Tensor:
+        """On |z - z*|, of each instance."""
+        return self.yardstick.of_z(self.instances)
+
+
+@dataclass
 class Witness:
     """A solver, its answers to all instances (NaN where it was not asked), and what their certificates say.
 
@@ -91,43 +106,38 @@ class Witness:
         depends on those solved before."""
         return max(self.bound[i].item(), tol)
 
-    def testify(self, instances: Instances, rows: list[int], regularizer: Regularizer, yardstick: Yardstick) -> None:
+    def testify(self, case: Case, rows: list[int]) -> None:
         """Ask the solver about these instances, and certify what it says."""
         if not rows:
             return
-        asked = instances.take(rows)
+        asked = case.instances.take(rows)
         self.answer.put(rows, self.solver.ask(asked.u, asked.cotangents, self.dtype))
-        infeasibility, gap = certify(self.solver.P, regularizer, asked.u, self.answer.z[rows], yardstick)
-        bound = (2 * gap.clamp(min=0) / yardstick.convexity).sqrt() + infeasibility * self.solver.P.size**0.5
-        far = infeasibility > yardstick.of_z(asked)
+        infeasibility, gap = certify(case, asked.u, self.answer.z[rows])
+        bound = (2 * gap.clamp(min=0) / case.yardstick.convexity).sqrt() + infeasibility * case.P.size**0.5
+        far = infeasibility > case.yardstick.of_z(asked)
         self.infeasibility[rows], self.gap[rows] = infeasibility, gap
         self.bound[rows] = bound.masked_fill(far | ~torch.isfinite(bound), torch.inf)
 
 
-def certify(
-    P: Polytope, regularizer: Regularizer, u: torch.Tensor, z: torch.Tensor, yardstick: Yardstick
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(infeasibility, gap) of each z ``(N, n)``; a z outside the domain of f by less than the tolerance is moved in.
+def certify(case: Case, u: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    """(infeasibility, gap), ``(2, N)``, of z ``(N, n)``; a z outside the domain of f by less than the tolerance counts
+    as moved in.
 
     Both are inf for a z with which the linear programs cannot be solved: nothing that a solver says stops the others.
     """
     try:
-        return _certify(P, regularizer, u, z, yardstick)
+        return torch.stack(_certify(case, u, z))
     except (RuntimeError, ArithmeticError, AssertionError, np.linalg.LinAlgError):
         if len(z) == 1:
-            return z.new_full((1,), torch.inf), z.new_full((1,), torch.inf)
-    alone = [certify(P, regularizer, u[i : i + 1], z[i : i + 1], yardstick) for i in range(len(z))]
-    return torch.cat([infeasibility for infeasibility, _ in alone]), torch.cat([gap for _, gap in alone])
+            return z.new_full((2, 1), torch.inf)
+    return torch.cat([certify(case, u[i : i + 1], z[i : i + 1]) for i in range(len(z))], dim=1)
 
 
-def _certify(
-    P: Polytope, regularizer: Regularizer, u: torch.Tensor, z: torch.Tensor, yardstick: Yardstick
-) -> tuple[torch.Tensor, torch.Tensor]:
-    low, high = regularizer.domain
-    inside = z.clamp(low, high)
-    moved = (inside - z).abs().amax(dim=1) if z.shape[1] else z.new_zeros(len(z))
-    near = moved <= yardstick.tolerance * yardstick.size
-    problem = Problem.posed(P, u.reshape(len(z), *P.shape), regularizer, 1.0).inspected()
+def _certify(case: Case, u: torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    inside = z.clamp(*case.regularizer.domain)
+    moved = largest(inside - z)
+    near = moved <= case.yardstick.tolerance * case.yardstick.size
+    problem = Problem.posed(case.P, u, case.regularizer, 1.0).inspected()
     infeasibility, gap = judged(problem, torch.where(near[:, None], inside, z))
     return torch.where(near, torch.maximum(infeasibility, moved), infeasibility), gap
 
@@ -148,7 +158,7 @@ def judge_values(candidate: Witness, references: list[Witness], tolerance: torch
         arbiter = _arbiter([*references, candidate], i, tol)
         best = _arbiter(references, i, tol)
         status = value_status(candidate, arbiter, i, tol)
-        error = candidate.bound[i].item() if best is None else _distance(candidate, best, i)
+        error = candidate.bound[i].item() if best is None else distance(candidate, best, i)
         if status == RIGHT and error > tol:
             status = RIGHT if candidate.bound[i] <= tol else LIMITED
             error = min(error, candidate.bound[i].item()) if status == RIGHT else error
@@ -164,7 +174,7 @@ def value_status(x: Witness, arbiter: Witness | None, i: int, tol: float) -> str
         return SILENT
     if arbiter is None:
         return LIMITED
-    d, e = _distance(x, arbiter, i), arbiter.bound[i].item()
+    d, e = distance(x, arbiter, i), arbiter.bound[i].item()
     tol = max(tol, x.solver.promises)
     return RIGHT if d <= tol else WRONG if d > tol + e else LIMITED
 
@@ -175,5 +185,5 @@ def _arbiter(witnesses: list[Witness], i: int, tol: float) -> Witness | None:
     return None if best is None or not torch.isfinite(best.bound[i]) else best
 
 
-def _distance(x: Witness, y: Witness, i: int) -> float:
-    return (x.answer.z[i] - y.answer.z[i]).abs().max().item() if x.answer.z.shape[1] else 0.0
+def distance(x: Witness, y: Witness, i: int) -> float:
+    return largest(x.answer.z[i : i + 1] - y.answer.z[i : i + 1]).item()

@@ -5,6 +5,7 @@ Everything follows from the polytope and one seed, so that every instance of a r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -40,8 +41,8 @@ class Instances:
     @property
     def reach(self) -> torch.Tensor:
         """The largest finite |u| of each instance, ``(N,)``: what rounding of u is relative to."""
-        finite = self.u.masked_fill(torch.isinf(self.u), 0.0).abs()
-        return finite.reshape(len(self), int(np.prod(self.u.shape[1:], dtype=int))).amax(dim=1)
+        finite = self.u.masked_fill(torch.isinf(self.u), 0.0)
+        return largest(finite.reshape(len(self), math.prod(self.u.shape[1:])))
 
     def take(self, rows: list[int]) -> Instances:
         kinds = tuple(self.kinds[i] for i in rows)
@@ -50,6 +51,11 @@ class Instances:
     def rounded_to(self, dtype: torch.dtype) -> Instances:
         """With u as a candidate of this dtype sees it: that rounding is nobody's error."""
         return replace(self, u=self.u.to(dtype).double())
+
+
+def largest(rows: torch.Tensor) -> torch.Tensor:
+    """The largest absolute entry of each row; 0 where rows have none."""
+    return rows.abs().amax(dim=1) if rows.shape[1] else rows.new_zeros(len(rows))
 
 
 def draw(
@@ -91,6 +97,8 @@ def _masked(P: Polytope, w: torch.Tensor, generator: torch.Generator) -> tuple[t
     v = argmax(P, torch.randn(P.shape, generator=generator, dtype=torch.float64), engine="lp")
     chance = torch.rand(P.shape, generator=generator, dtype=torch.float64)
     allowed = (lower.abs() < 1e-9) & (upper > 1e-9) & (v.abs() < 1e-9)
+    if not bool(allowed.any()):
+        return w, "normal"
     lots = chance.masked_fill(~allowed, torch.inf)
     forbidden = allowed & ((chance < MASKED) | (lots == lots.min()))  # one at least
-    return (w.masked_fill(forbidden, -torch.inf), "mask") if bool(forbidden.any()) else (w, "normal")
+    return w.masked_fill(forbidden, -torch.inf), "mask"

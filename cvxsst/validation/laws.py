@@ -21,7 +21,7 @@ import torch
 
 from cvxsst.maps import argmax
 from cvxsst.validation.findings import LIMITED, RIGHT, WRONG, Law, Worst, number, reproducible
-from cvxsst.validation.instances import Instances
+from cvxsst.validation.instances import Instances, largest
 from cvxsst.validation.solvers import Answer
 from cvxsst.validation.trial import Trial, ask_shaped
 
@@ -92,7 +92,7 @@ def value(trial: Trial) -> Law:
         expected=expected,
         rows=[i for i, said in enumerate(status) if said in (RIGHT, WRONG)],
         wrong=[i for i, said in enumerate(status) if said == WRONG],
-        because=[_proof(trial, i) for i in range(len(status))],
+        because=[_proof(trial, i) if said == WRONG else "" for i, said in enumerate(status)],
         limited=status.count(LIMITED),
     )
 
@@ -116,8 +116,8 @@ def _proof(trial: Trial, i: int) -> str:
 def gradient(trial: Trial) -> Law:
     status = trial.vjp_status
     silent = [i for i in trial.answered() if trial.candidate.answer.why_no_vjp[i]]
-    why = [trial.candidate.answer.why_no_vjp[i] or _vjp_proof(trial, i) for i in range(len(status))]
     wrong = [i for i, said in enumerate(status) if said == WRONG]
+    why = [_vjp_proof(trial, i) if i in wrong else reason for i, reason in enumerate(trial.candidate.answer.why_no_vjp)]
     return _law(
         "gradient",
         "the vjp is the central difference of certified solutions",
@@ -170,7 +170,7 @@ def cold(trial: Trial) -> Law:
     """Follows from the optimality of z against v, for any w."""
     P = trial.P
     w = trial.instances.cotangents[:2, 0]
-    w = (w / w.abs().amax()).repeat_interleave(len(COLD), 0)
+    w = (w / largest(w.reshape(1, -1))).repeat_interleave(len(COLD), 0)
     T = torch.tensor(COLD * 2, dtype=torch.float64)
     u = (w / T.reshape(-1, *[1] * len(P.shape))).to(trial.dtype).double()
     instances = Instances(w, T, u, ("normal",) * len(w), torch.zeros(3, *w.shape, dtype=torch.float64))
@@ -247,10 +247,10 @@ def _differences(
 ) -> list[Difference]:
     """In z; and in the vjp, relative to its size, where it has one without kinks (``smooth``)."""
     words = [why or "the z differ" for why in other.why]
-    in_z = Difference(other.z, answer.z, _largest(other.z - answer.z), allowed, words)
+    in_z = Difference(other.z, answer.z, largest(other.z - answer.z), allowed, words)
     vjp, expected = other.vjp[0], answer.vjp[0]
     errors = torch.zeros(len(vjp), dtype=torch.float64)
-    errors[smooth] = (_largest(vjp - expected) / _largest(expected).clamp(min=1.0))[smooth]
+    errors[smooth] = (largest(vjp - expected) / largest(expected).clamp(min=1.0))[smooth]
     words = [why or "the gradients differ" for why in other.why_no_vjp]
     return [in_z, Difference(vjp, expected, errors, allowed_vjp, words)]
 
@@ -275,10 +275,6 @@ def _same(
         because=[difference.because[i] for i, difference in enumerate(worst)],
         kinks=kinks,
     )
-
-
-def _largest(rows: torch.Tensor) -> torch.Tensor:
-    return rows.abs().amax(dim=1) if rows.shape[1] else rows.new_zeros(len(rows))
 
 
 def _law(

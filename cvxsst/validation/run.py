@@ -18,13 +18,13 @@ from cvxsst.errors import ArgumentTypeError
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import Regularizer, checked_regularizer
 from cvxsst.validation import laws
-from cvxsst.validation.evidence import Yardstick
+from cvxsst.validation.evidence import Witness, Yardstick
 from cvxsst.validation.findings import Law, Timing
 from cvxsst.validation.instances import draw
 from cvxsst.validation.references import references
 from cvxsst.validation.report import Comparison, Report
 from cvxsst.validation.solvers import Function, Solver, of_engine
-from cvxsst.validation.trial import Trial, blamed, hold
+from cvxsst.validation.trial import Trial
 
 Candidate = str | Function
 
@@ -109,13 +109,17 @@ def validate(
     _check_numbers(n, temperatures, scales, dtype, tolerance)
     regularizer.require_domain(P)
     regularizer.require_certificate(P)
-    solver = solver if gradients else solver.without_gradient()
     tolerance = TOLERANCE[dtype] if tolerance is None else tolerance
     with _steps(f"Validating {solver.name}", progress) as step:
         instances = draw(P, n, temperatures, scales, seed, masks).rounded_to(dtype)
         yardstick = Yardstick.of(P, regularizer, tolerance, dtype)
         judges = references(P, regularizer, solver.engine)
-        trial = hold(solver, judges, regularizer, instances, yardstick, dtype, step)
+        if not gradients:
+            solver, *judges = (asked.without_gradient() for asked in (solver, *judges))
+        size = len(instances.cotangents), len(instances)
+        witnesses = [Witness.silent(judge, *size) for judge in judges]
+        trial = Trial(P, regularizer, instances, yardstick, dtype, Witness.silent(solver, *size, dtype), witnesses)
+        trial.hold(step)
         found = _laws(trial, float32, shapes, step)
         step("time")
         times = _times(trial)
@@ -130,7 +134,7 @@ def validate(
         seed=seed,
         tolerance=tolerance,
         laws=found,
-        blamed=blamed(trial),
+        blamed=trial.blamed(),
         points=trial.points(),
         times=times,
     )
