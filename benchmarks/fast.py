@@ -199,6 +199,8 @@ def cases() -> Iterator[Case]:
     yield Case(polytopes.k_subset(45, 9), FAMILY, {"NumPy, differences": numpy_subsets(9)})
     yield Case(polytopes.k_subset(5000, 50), FAMILY)
     yield Case(polytopes.correlated_k_subset(45, 9), FAMILY)
+    for n in (10, 30):
+        yield Case(polytopes.birkhoff(n), EUCLIDEAN)
     yield Case(
         polytopes.birkhoff(10), CATEGORICAL, {"unrolled, 100 sweeps": unrolled_sinkhorn, "POT batch": pot_sinkhorn}
     )

@@ -69,9 +69,9 @@ def _descending(u: torch.Tensor) -> torch.Tensor:
     return u.sort(dim=-1, descending=True).values
 
 
-def _sparsemax(u: torch.Tensor, k: int) -> torch.Tensor:
-    """u ``(*batch, n)``, k = 1, where z <= 1 follows from the sum: the c largest entries are positive, c the largest
-    with 1 + c u_(c) > u_(1) + ... + u_(c)."""
+def sparsemax(u: torch.Tensor, k: int = 1) -> torch.Tensor:
+    """z for plain u ``(*batch, n)`` and k = 1, where z <= 1 follows from the sum: the c largest entries are positive, c
+    the largest with 1 + c u_(c) > u_(1) + ... + u_(c)."""
     ordered = _descending(u)
     u = u - ordered[..., :1]
     ordered = ordered - ordered[..., :1]
@@ -82,7 +82,7 @@ def _sparsemax(u: torch.Tensor, k: int) -> torch.Tensor:
     return u.sub_(tau).clamp_min_(0.0)
 
 
-_SPARSEMAX = SymmetricMap(_sparsemax, lambda g, u, z, k: _times_jacobian((z > 0).to(z), g))
+_SPARSEMAX = SymmetricMap(sparsemax, lambda g, u, z, k: _times_jacobian((z > 0).to(z), g))
 
 
 def _capped(u: torch.Tensor, k: int) -> torch.Tensor:

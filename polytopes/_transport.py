@@ -7,9 +7,12 @@
 
     L db = z'1 - 1
 
-*Derivative.* C is the derivative with b held fixed, row by row the covariance of a distribution:
+*Derivative.* Let d be the derivative of the entries of z with a and b held fixed; here d = z. C is the derivative with
+only b held fixed, row by row the covariance of a distribution:
 
-    C(g)_ij = sum_k z_ij z_ik (g_ij - g_ik),     (dz/du) g = C(g - 1 x'),     L x = 1'C(g)
+    C(g)_ij = sum_k d_ij d_ik (g_ij - g_ik) / (d 1)_i,     (dz/du) g = C(g - 1 x'),     L x = 1'C(g)
+
+where L is the Laplacian of W_jk = sum_i d_ij d_ik / (d 1)_i.
 
 It is summed without a subtraction other than g_ij - g_ik, as are the diagonal of L and the column sums less 1: at low
 temperature, where z is within 1e-9 of a permutation, dz/du is of order 1e-9 and still right to many digits.
@@ -18,6 +21,8 @@ References: Sinkhorn 1964; Brauer, Clason, Lorenz and Wirth 2017 (Newton after S
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 
@@ -38,28 +43,32 @@ STAGES = 50
 NOTHING = 1e-100  # weights below are as good as none
 
 
-def _others(z: torch.Tensor) -> torch.Tensor:
-    """E = 1 1' - I ``(n, n)`` for z ``(B, n, n)``: z @ E sums all but the entry itself."""
-    return 1 - torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
-
-
 def entropic(u: torch.Tensor) -> torch.Tensor:
     """z = exp(u - a 1' - 1 b') for u ``(B, n, n)``, which may hold -inf: NaN where that leaves no permutation, or no
-    way leads to the tolerance.
+    way leads to the tolerance."""
+    return on_support(u, _by_scaling_or_cooling)
 
-    Entries that are in no permutation are 0, and have no such a and b: they are taken out, and the others fall apart
-    into blocks.
+
+def on_support(u: torch.Tensor, solve: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]) -> torch.Tensor:
+    """``solve`` for u ``(B, n, n)``, which may hold -inf: NaN where that leaves no permutation.
+
+    Entries that are in no permutation are 0, and may have no multipliers: they are taken out, and the others fall apart
+    into blocks; ``solve`` receives u with -inf there, and a column of each block, ``(B, n)``, bool, where -inf occurs.
     """
-    allowed, ground = u > -torch.inf, None
-    if holds(~allowed):
-        edges, ground = Support.of(allowed)
-        empty = ~edges.flatten(1).any(1)[:, None, None]
-        u = torch.where(edges, u, -torch.inf).masked_fill(empty, 0.0)
+    allowed = u > -torch.inf
+    if not holds(~allowed):
+        return solve(u, None)
+    edges, ground = Support.of(allowed)
+    empty = ~edges.flatten(1).any(1)[:, None, None]
+    return solve(torch.where(edges, u, -torch.inf).masked_fill(empty, 0.0), ground).masked_fill(empty, torch.nan)
+
+
+def _by_scaling_or_cooling(u: torch.Tensor, ground: torch.Tensor | None) -> torch.Tensor:
     z, arrived = _by_scaling(u, ground)
     if holds(~arrived):
         hard = (~arrived).nonzero().flatten()
         z[hard] = _by_cooling(u[hard])
-    return z if ground is None else z.masked_fill(empty, torch.nan)
+    return z
 
 
 def _by_scaling(u: torch.Tensor, ground: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -151,16 +160,30 @@ def _newton_step(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
     return db, missing.amax(-1, keepdim=True), relative.amax(-1, keepdim=True)
 
 
-def times_jacobian(g: torch.Tensor, u: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-    """(dz/du) g for g, u and z ``(B, n, n)``."""
-    E = _others(z)
-    rest = z @ E
+def shared(d: torch.Tensor) -> torch.Tensor:
+    """W ``(B, n, n)``, 0 on the diagonal, W_jk = sum_i d_ij d_ik / (d 1)_i, for d ``(B, n, n)``."""
+    return _others(d) * (d.mT @ (d / _row_sums(d)))
+
+
+def _row_sums(d: torch.Tensor) -> torch.Tensor:
+    sums = d.sum(-1, keepdim=True)
+    return torch.where(sums > 0, sums, 1.0)
+
+
+def _others(d: torch.Tensor) -> torch.Tensor:
+    """E = 1 1' - I ``(n, n)`` for d ``(B, n, n)``: d @ E sums all but the entry itself."""
+    return 1 - torch.eye(d.shape[-1], dtype=d.dtype, device=d.device)
+
+
+def times_jacobian(g: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
+    """(dz/du) g for g and d = dz/du at fixed a and b, ``(B, n, n)``."""
+    E = _others(d)
+    rest, sums = d @ E, _row_sums(d)
 
     def covariance(g: torch.Tensor) -> torch.Tensor:  # C(g)
-        return z * (g * rest - (z * g) @ E)
+        return d * (g * rest - (d * g) @ E) / sums
 
-    W = E * (z.mT @ z)
-    return covariance(g - potentials(covariance(g).sum(-2), W)[..., None, :])
+    return covariance(g - potentials(covariance(g).sum(-2), shared(d))[..., None, :])
 
 
-softmax = SymmetricMap(entropic, times_jacobian)
+softmax = SymmetricMap(entropic, lambda g, u, z: times_jacobian(g, z))

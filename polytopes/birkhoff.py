@@ -6,6 +6,7 @@
 totally unimodular.
 
     argmax              the assignment problem, by the Hungarian method (scipy), O(n^3) per instance
+    Euclidean           z = max(u - a 1' - 1 b', 0): Newton on the dual b, O(n^3) a step, see ``_projection``
     CategoricalEntropy  z = exp(u - a 1' - 1 b'): Sinkhorn's sweeps, O(n^2) each, finished by Newton on the dual b
 
 Newton's steps and the derivative are O(n^3), see ``_transport``; what -inf leaves without a permutation is found by
@@ -23,11 +24,12 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from cvxsst import CategoricalEntropy, polytope
+from cvxsst import CategoricalEntropy, Euclidean, polytope
 from cvxsst.family import Padding
 from cvxsst.geometry.canonical import StandardForm
 from cvxsst.values import holds
 from polytopes._arguments import require_size
+from polytopes._projection import projection
 from polytopes._transport import softmax
 
 MARGINAL = 1e-12  # column sums of the unrolled sweeps, which leave the rows exact
@@ -69,6 +71,12 @@ def assignment(w: torch.Tensor, n: int) -> torch.Tensor:
     for instance, utilities in zip(z, flat, strict=True):
         instance[linear_sum_assignment(utilities, maximize=True)] = 1
     return torch.from_numpy(z).reshape(w.shape).to(w)
+
+
+@birkhoff.softmax(Euclidean)
+def nearest(u: torch.Tensor, n: int) -> torch.Tensor:
+    """``(*batch, n, n)`` to the same."""
+    return projection(u.double().reshape(-1, n, n)).reshape(u.shape).to(u)
 
 
 @birkhoff.softmax(CategoricalEntropy)

@@ -347,6 +347,7 @@ def patterns(P: cvxsst.Polytope, count: int, generator: torch.Generator) -> torc
 @pytest.mark.parametrize(
     ("P", "regularizer"),
     [
+        (polytopes.birkhoff(6), Euclidean()),
         (polytopes.birkhoff(6), CategoricalEntropy()),
         (polytopes.k_subset(20, 5), Euclidean()),
         (polytopes.k_subset(20, 5), CategoricalEntropy()),

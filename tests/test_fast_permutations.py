@@ -13,8 +13,8 @@ from polytopes.birkhoff import sinkhorn
 
 from .table import utilities
 
-BIRKHOFF = [(polytopes.birkhoff, n, CategoricalEntropy()) for n in (1, 2, 3, 5, 10)]
 BOTH = (Euclidean(), CategoricalEntropy())
+BIRKHOFF = [(polytopes.birkhoff, n, regularizer) for n in (1, 2, 3, 5, 10) for regularizer in BOTH]
 PERMUTAHEDRON = [(polytopes.permutahedron, n, regularizer) for n in (1, 2, 3, 6) for regularizer in BOTH]
 each = pytest.mark.parametrize(
     ("family", "n", "regularizer"), [*BIRKHOFF, *PERMUTAHEDRON], ids=lambda x: getattr(x, "name", None) or str(x)
@@ -22,10 +22,11 @@ each = pytest.mark.parametrize(
 ENTROPY = CategoricalEntropy()
 
 
-def solved(P, w, regularizer, T=1.0, engine="fast", **options):
-    """z and the vector-Jacobian product with a fixed g."""
+def solved(P, w, regularizer, T=1.0, engine="fast", g=None, **options):
+    """z and the vector-Jacobian product with g, by default a fixed one."""
     leaf = w.clone().requires_grad_()
-    g = torch.randn(w.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    if g is None:
+        g = torch.randn(w.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     z = cvxsst.softmax(P, leaf, regularizer, T, engine=engine, **options)
     (gradient,) = torch.autograd.grad(z, leaf, g)
     return z.detach(), gradient, g
@@ -130,11 +131,12 @@ NO_ROW = [[0, 0, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]]
 
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 30.0])
-def test_masks_of_every_kind_on_birkhoff(scale: float, generator: torch.Generator) -> None:
+@pytest.mark.parametrize("regularizer", BOTH, ids=str)
+def test_masks_of_every_kind_on_birkhoff(regularizer, scale: float, generator: torch.Generator) -> None:
     P = polytopes.birkhoff(4)
     w = utilities(P, 4, generator=generator, scale=scale)
     w = torch.stack([with_forbidden(x, m) for x, m in zip(w, (TOTAL, FORCED, NOT_TOTAL, PARTLY), strict=True)])
-    (z, gradient, _), (z2, gradient2, _) = (solved(P, w, ENTROPY, engine=engine) for engine in ("fast", "kkt"))
+    (z, gradient, _), (z2, gradient2, _) = (solved(P, w, regularizer, engine=engine) for engine in ("fast", "kkt"))
     assert (z - z2).abs().max() <= 1e-8
     assert (gradient - gradient2).abs().max() <= 1e-6
     assert (z[w == -torch.inf] == 0).all()
@@ -156,11 +158,12 @@ def test_a_mask_that_leaves_no_permutation_is_nan_alone(unroll: bool, generator:
     assert torch.isfinite(gradient[[0, 2]]).all()
 
 
-def test_random_masks_over_six_decades(generator: torch.Generator) -> None:
+@pytest.mark.parametrize("regularizer", BOTH, ids=str)
+def test_random_masks_over_six_decades(regularizer, generator: torch.Generator) -> None:
     P = polytopes.birkhoff(4)
     w, T = extreme_instances(P, 24, generator)
     w[torch.rand(w.shape, generator=generator) < 0.2] = -torch.inf
-    fast, kkt = (cvxsst.softmax(P, w, ENTROPY, T, engine=engine, on_failure="nan") for engine in ("fast", "kkt"))
+    fast, kkt = (cvxsst.softmax(P, w, regularizer, T, engine=engine, on_failure="nan") for engine in ("fast", "kkt"))
     assert torch.equal(torch.isnan(fast), torch.isnan(kkt))
     assert not torch.isnan(kkt).all()
     assert (fast - kkt).nan_to_num().abs().max() <= 1e-8
@@ -280,6 +283,44 @@ def test_columns_that_share_next_to_nothing_at_a_tie() -> None:
     for part in (slice(0, 2), slice(2, 4)):
         expected = (g[part, part] * sign).sum() * sign / 8
         assert (gradient[part, part] - expected).abs().max() <= 1e-9
+
+
+@pytest.mark.parametrize(("n", "T"), [(100, 10.0), (100, 1.0), (100, 0.1), (50, 0.01), (50, 1e-6), (200, 1.0)])
+def test_large_projections_prove_themselves(n: int, T: float, generator: torch.Generator) -> None:
+    """No permutation has more of u - z than z has, so z is nearest; the derivative is a projection that keeps row and
+    column sums, and the difference quotient of the projection."""
+    P = polytopes.birkhoff(n)
+    w = utilities(P, 4, generator=generator)
+    w[1] = 200 * torch.rand(n, n, generator=generator, dtype=torch.float64) - 100
+    z, gradient, g = solved(P, w, Euclidean(), T)
+    assert z.min() >= 0
+    assert (z.sum(-1) - 1).abs().max() <= 1e-12
+    assert (z.sum(-2) - 1).abs().max() <= 1e-12
+    normal = w / T - z
+    gap = ((cvxsst.argmax(P, normal) - z) * normal).sum((1, 2))
+    assert gap.abs().max() <= 1e-13 * n * (1 + normal.abs().max())
+    again = solved(P, w, Euclidean(), T, g=gradient * T)[1]
+    assert (again - gradient).abs().max() <= 1e-10 / T
+    assert max(gradient.sum(-1).abs().max(), gradient.sum(-2).abs().max()) <= 1e-10 / T
+    h = 1e-7 * T
+    sides = [cvxsst.softmax(P, w + s * h * g, Euclidean(), T) for s in (1, -1)]
+    smooth = ((sides[0] > 0) == (sides[1] > 0)).flatten(1).all(1)
+    assert smooth.sum() >= 3
+    assert (gradient - (sides[0] - sides[1]) / (2 * h))[smooth].abs().max() <= 1e-6 / T
+
+
+def test_projections_at_ties_and_in_blocks(generator: torch.Generator) -> None:
+    """Utilities of 0 and 1 times any scale, and blocks far apart: components whose prices are undetermined."""
+    P = polytopes.birkhoff(6)
+    w = (torch.rand(200, 6, 6, generator=generator) < 0.5).double()
+    w[100:, :3, :3] += 50
+    for T in (10.0, 1.0, 0.1, 0.01):
+        z, gradient, _ = solved(P, w, Euclidean(), T)
+        normal = w / T - z
+        assert ((cvxsst.argmax(P, normal) - z) * normal).sum((1, 2)).abs().max() <= 1e-11
+        assert (z.sum(-2) - 1).abs().max() <= 1e-14 * 6
+        assert gradient.isfinite().all()
+        assert (gradient[z == 0] == 0).all()
 
 
 @pytest.mark.parametrize("T", [1.0, 0.1])
