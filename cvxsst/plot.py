@@ -30,8 +30,8 @@ import torch
 from scipy.spatial import ConvexHull, Delaunay
 
 from cvxsst.cache import Cache
+from cvxsst.installed import require
 from cvxsst.polytope import Polytope
-from cvxsst.validation.plot import require_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -478,7 +478,7 @@ def _names(labels: Sequence[str] | None, n: int) -> list[str]:
 def _axes(ax: Axes | None, dimension: int = 2, *, equal: bool = False, size: tuple[float, float] = (4, 4)) -> Any:
     """The given axes or new ones. Of any type: axes in space take a coordinate more than those in a plane."""
     if ax is None:
-        require_matplotlib()
+        require("matplotlib.pyplot", "cvxsst[plot]")
         import matplotlib.pyplot as plt
 
         _require(dimension in (2, 3), f"dimension: choose 2 or 3, got {dimension}")

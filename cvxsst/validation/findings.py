@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self, get_type_hints
 
 import torch
 
@@ -196,43 +196,9 @@ class Findings:
     def from_json(cls, text: str) -> Self:
         """The report that ``to_json`` wrote."""
         said = json.loads(text)
-        said["laws"] = [_decoded_law(law) for law in said["laws"]]
-        said["points"] = [Point(**_floats(point, "temperature", "z", "vjp")) for point in said["points"]]
-        said["times"] = [Timing(**_floats(timing, "seconds")) for timing in said["times"]]
+        for name, kind in (("laws", Law), ("points", Point), ("times", Timing)):
+            said[name] = [_decoded(kind, item) for item in said[name]]
         return cls(**said)
-
-
-F = TypeVar("F", bound=Findings)
-
-
-@dataclass(frozen=True)
-class Pair(Generic[F]):
-    """Findings about two candidates on the same instances: who is right? See ``Comparison``."""
-
-    a: F
-    b: F
-
-    @property
-    def passed(self) -> bool:
-        """Both are right."""
-        return self.a.passed and self.b.passed
-
-    @property
-    def verdicts(self) -> dict[float, str]:
-        """For each temperature: ``"both right"``, ``"NAME is wrong"``, ``"both wrong"`` or ``"undecided"``."""
-        return {T: self._verdict(T) for T in self.a.temperatures}
-
-    def _verdict(self, T: float) -> str:
-        wrong = [found.candidate for found in (self.a, self.b) if found.standing(T) == WRONG]
-        if wrong:
-            return "both wrong" if len(wrong) == 2 else f"{wrong[0]} is wrong"
-        return "both right" if all(found.standing(T) == RIGHT for found in (self.a, self.b)) else "undecided"
-
-    def to_json(self) -> str:
-        """Both reports and the verdicts as JSON."""
-        verdicts = {f"{T:g}": verdict for T, verdict in self.verdicts.items()}
-        said = {"verdicts": verdicts, "a": json.loads(self.a.to_json()), "b": json.loads(self.b.to_json())}
-        return json.dumps(said, allow_nan=False)
 
 
 def _most(judged: Sequence[tuple[float, str]]) -> str:
@@ -267,20 +233,18 @@ def _encoded(value: Any) -> Any:
     return value
 
 
-def _floats(said: dict[str, Any], *names: str) -> dict[str, Any]:
-    return said | {name: float(said[name]) for name in names}
+def _decoded(kind: Any, said: dict[str, Any]) -> Any:
+    """An object of this dataclass, by the types of its fields."""
+    types = get_type_hints(kind)
+    return kind(**{name: DECODERS.get(types[name], lambda x: x)(value) for name, value in said.items()})
 
 
-def _decoded_law(said: dict[str, Any]) -> Law:
-    law = _floats(said, "error", "tolerance")
-    if law["worst"] is not None:
-        names = ("w", "u", "cotangent", "z", "expected")
-        law["worst"] = Worst(**law["worst"] | {name: _tensor(law["worst"][name]) for name in names})
-    return Law(**law)
+def _numbers(value: Any) -> Any:
+    return [_numbers(item) for item in value] if isinstance(value, list) else float(value)
 
 
-def _tensor(value: Any) -> torch.Tensor:
-    def numbers(item: Any) -> Any:
-        return [numbers(i) for i in item] if isinstance(item, list) else float(item)
-
-    return torch.tensor(numbers(value), dtype=torch.float64)
+DECODERS: dict[Any, Callable[[Any], Any]] = {
+    float: float,
+    torch.Tensor: lambda value: torch.tensor(_numbers(value), dtype=torch.float64),
+    Worst | None: lambda value: None if value is None else _decoded(Worst, value),
+}

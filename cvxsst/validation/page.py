@@ -9,10 +9,10 @@ import tempfile
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
-from cvxsst.validation.findings import Findings, Law, Pair, number
-from cvxsst.validation.plot import draw_errors, draw_times, require_matplotlib
+from cvxsst.installed import require
+from cvxsst.validation.findings import Findings, Law, number
+from cvxsst.validation.plot import draw_errors, draw_times
 
 # A table row becomes a card where the page is narrow; long utilities scroll inside their own box.
 STYLE = """
@@ -43,22 +43,22 @@ pre { overflow-x: auto; background: #f6f7f8; padding: .6rem; font-size: .8rem; m
 """
 
 
-def save(reports: Sequence[Findings], path: str | Path, summary: Pair[Any] | None = None) -> Path:
-    """Write the page of these reports; see ``Report.save``."""
+def save(reports: Sequence[Findings], path: str | Path, verdicts: dict[float, str] | None = None) -> Path:
+    """Write the page of these reports, or that of two and of who is right; see ``Report.save``."""
     check_writable(path)
-    return write_whole(Path(path), page(reports, summary))
+    return write_whole(Path(path), page(reports, verdicts))
 
 
 def check_writable(path: str | Path) -> None:
     """Raise before the work is done, not after: matplotlib is missing, or the folder is."""
-    require_matplotlib()
+    require("matplotlib.pyplot", "cvxsst[plot]")
     if not Path(path).parent.is_dir():
         raise FileNotFoundError(f"path: there is no folder {Path(path).parent}; make it first")
 
 
-def page(reports: Sequence[Findings], summary: Pair[Any] | None = None) -> str:
+def page(reports: Sequence[Findings], verdicts: dict[float, str] | None = None) -> str:
     """The whole document."""
-    title = "cvxsst validate" if summary is None else "cvxsst compare"
+    title = "cvxsst validate" if verdicts is None else "cvxsst compare"
     passed = sum(report.passed for report in reports)
     head = f"<h1>{title}: {passed} of {len(reports)} passed</h1>" if len(reports) > 1 else f"<h1>{title}</h1>"
     body = "".join(section(report) for report in reports)
@@ -66,21 +66,20 @@ def page(reports: Sequence[Findings], summary: Pair[Any] | None = None) -> str:
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{title}</title><style>{STYLE}</style></head><body>"
-        f"{head}{_summary(summary) if summary is not None else ''}{body}</body></html>\n"
+        f"{head}{'' if verdicts is None else _summary(reports, verdicts)}{body}</body></html>\n"
     )
 
 
-def _summary(pair: Pair[Any]) -> str:
-    names = [escape(found.candidate) for found in (pair.a, pair.b)]
-    headers = ["T", *(f"{name}: {what}" for name in names for what in ("z", "vjp")), "verdict"]
+def _summary(reports: Sequence[Findings], verdicts: dict[float, str]) -> str:
+    headers = ["T", *(f"{escape(report.candidate)}: {what}" for report in reports for what in ("z", "vjp"))]
     rows = []
-    for T, verdict in pair.verdicts.items():
-        cells = [f"{T:g}", *pair.a.worst_errors(T), *pair.b.worst_errors(T), escape(verdict)]
-        rows.append([_cell(c, h, "n" if h != "verdict" else "wide") for c, h in zip(cells, headers, strict=True)])
-    head = [f'<th class="{"n" if h != "verdict" else ""}">{h}</th>' for h in headers]
-    pictures = _pictures([pair.a, pair.b])
+    for T, verdict in verdicts.items():
+        cells = [f"{T:g}", *(error for report in reports for error in report.worst_errors(T))]
+        figures = [_cell(cell, header, "n") for cell, header in zip(cells, headers, strict=True)]
+        rows.append([*figures, _cell(escape(verdict), "verdict", "wide")])
+    head = [*(f'<th class="n">{header}</th>' for header in headers), "<th>verdict</th>"]
     question = "<p>Who is right? The largest errors, kinks left out; ! where wrong.</p>"
-    return f'{question}<div class="summary">{_table(head, rows)}</div>{pictures}'
+    return f'{question}<div class="summary">{_table(head, rows)}</div>{_pictures(reports)}'
 
 
 def section(report: Findings, pictures: bool = True) -> str:
@@ -140,14 +139,14 @@ def _worst(law: Law) -> str:
 
 
 def _pictures(reports: Sequence[Findings]) -> str:
-    drawn: list[tuple[Callable, str]] = [
-        (draw_errors, "Errors of every instance, against certified references."),
-        (draw_times, "Time of one pass, on this machine."),
-    ]
+    drawn: dict[str, Callable] = {
+        "Errors of every instance, against certified references.": draw_errors,
+        "Time of one pass, on this machine.": draw_times,
+    }
     figures = "".join(
         f'<figure><img alt="{caption}" src="data:image/png;base64,{_png(draw, reports)}">'
         f"<figcaption>{caption}</figcaption></figure>"
-        for draw, caption in drawn
+        for caption, draw in drawn.items()
     )
     return f'<div class="pictures">{figures}</div>'
 

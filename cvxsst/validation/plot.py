@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cvxsst.installed import require
 from cvxsst.validation.findings import KINK, LIMITED, RIGHT, WRONG, Findings, Point
 
 if TYPE_CHECKING:
@@ -20,29 +21,19 @@ LINES = ("#24527a", "#c2571a", "#6b4c9a", "#4a4f57")
 SPREAD = 0.3  # how far the points of a column are spread to either side
 
 
-def require_matplotlib() -> None:
-    """Raise a ModuleNotFoundError that says which extra to install."""
-    try:
-        import matplotlib.pyplot  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "matplotlib is needed for pictures: pip install 'cvxsst[plot]' (print(report) and to_json() do without)"
-        ) from error
-
-
 def draw(reports: Sequence[Findings], axes: Any = None) -> Any:
     """Both pictures into two axes; see ``Report.plot``."""
-    require_matplotlib()
+    require("matplotlib.pyplot", "cvxsst[plot]")
     import matplotlib.pyplot as plt
 
     if axes is None:
         axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")[1]
     if np.size(axes) != 2:
         raise ValueError(f"axes: two matplotlib axes, for the error and for the time, got {np.size(axes)}")
-    errors, times = np.ravel(np.asarray(axes, dtype=object))
-    draw_errors(errors, reports)
-    draw_times(times, reports)
-    return np.ravel(np.asarray(axes, dtype=object))
+    axes = np.ravel(np.asarray(axes, dtype=object))
+    draw_errors(axes[0], reports)
+    draw_times(axes[1], reports)
+    return axes
 
 
 def draw_errors(ax: Axes, reports: Sequence[Findings]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
 
 from cvxsst.validation import page, plot, text
-from cvxsst.validation.findings import Findings, Pair
+from cvxsst.validation.findings import RIGHT, WRONG, Findings
 
 
 class Report(Findings):
@@ -59,18 +60,38 @@ class Report(Findings):
         return page.save([self], path)
 
 
-class Comparison(Pair[Report]):
+@dataclass(frozen=True)
+class Comparison:
     """What ``cvxsst.compare`` found; ``print`` it.
 
     Attributes:
         a, b: the reports on the two solvers, on the same instances.
     """
 
+    a: Report
+    b: Report
+
+    @property
+    def passed(self) -> bool:
+        """Both are right."""
+        return self.a.passed and self.b.passed
+
+    @property
+    def verdicts(self) -> dict[float, str]:
+        """For each temperature: ``"both right"``, ``"NAME is wrong"``, ``"both wrong"`` or ``"undecided"``."""
+        return {T: self._verdict(T) for T in self.a.temperatures}
+
+    def _verdict(self, T: float) -> str:
+        wrong = [found.candidate for found in (self.a, self.b) if found.standing(T) == WRONG]
+        if wrong:
+            return "both wrong" if len(wrong) == 2 else f"{wrong[0]} is wrong"
+        return "both right" if all(found.standing(T) == RIGHT for found in (self.a, self.b)) else "undecided"
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield from text.of_pair(self)
+        yield from text.of_pair(self.a, self.b, self.verdicts)
 
     def __str__(self) -> str:
-        return text.plain(text.of_pair(self))
+        return text.plain(text.of_pair(self.a, self.b, self.verdicts))
 
     def plot(self, axes: Any = None) -> Any:
         """Draw both solvers' errors against the temperature, and times against the batch; see ``Report.plot``."""
@@ -78,7 +99,13 @@ class Comparison(Pair[Report]):
 
     def save(self, path: str | Path) -> Path:
         """Write one self-contained HTML page with both reports."""
-        return page.save([self.a, self.b], path, summary=self)
+        return page.save([self.a, self.b], path, self.verdicts)
+
+    def to_json(self) -> str:
+        """Both reports and the verdicts as JSON."""
+        verdicts = {f"{T:g}": verdict for T, verdict in self.verdicts.items()}
+        said = {"verdicts": verdicts, "a": json.loads(self.a.to_json()), "b": json.loads(self.b.to_json())}
+        return json.dumps(said, allow_nan=False)
 
     @staticmethod
     def from_json(text: str) -> Comparison:

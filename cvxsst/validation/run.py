@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-import time
+import timeit
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import torch
 from rich.console import Console
@@ -115,7 +116,7 @@ def validate(
         yardstick = Yardstick.of(P, regularizer, tolerance, dtype)
         judges = references(P, regularizer, solver.engine)
         if not gradients:
-            solver, *judges = (asked.without_gradient() for asked in (solver, *judges))
+            solver, *judges = (replace(asked, has_gradient=False) for asked in (solver, *judges))
         size = len(instances.cotangents), len(instances)
         witnesses = [Witness.silent(judge, *size) for judge in judges]
         trial = Trial(P, regularizer, instances, yardstick, dtype, Witness.silent(solver, *size, dtype), witnesses)
@@ -235,17 +236,11 @@ def _times(trial: Trial) -> list[Timing]:
         for size in BATCHES:
             u = trial.instances.w[:1].expand(size, *trial.P.shape)
             g = trial.instances.cotangents[:1, :1].expand(1, size, *trial.P.shape) if backward else None
-            seconds = min(_seconds(solver, u, g, trial.dtype) for _ in range(3))
+            seconds = min(timeit.repeat(partial(solver.ask, u, g, trial.dtype), number=1, repeat=3))
             found.append(Timing(solver.name, size, seconds, backward))
             if seconds > PATIENCE:
                 break
     return found
-
-
-def _seconds(solver: Solver, u: torch.Tensor, g: torch.Tensor | None, dtype: torch.dtype) -> float:
-    start = time.perf_counter()
-    solver.ask(u, g, dtype)
-    return time.perf_counter() - start
 
 
 @contextmanager

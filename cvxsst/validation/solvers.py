@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -69,9 +69,6 @@ class Solver:
     slow: bool = False  # one instance at a time: asked about a few
     has_gradient: bool = True  # False also where it is not to be judged
     promises: float = 0.0  # an accuracy in z that may be worse than what the candidate is held to
-
-    def without_gradient(self) -> Solver:
-        return replace(self, has_gradient=False)
 
     def ask(
         self, u: torch.Tensor, cotangents: torch.Tensor | None = None, dtype: torch.dtype = torch.float64

@@ -11,7 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from cvxsst.validation.findings import F, Findings, Pair, number
+from cvxsst.validation.findings import Findings, number
 
 COLORS = {"pass": "green", "FAIL": "bold red", "-": "dim"}
 
@@ -37,20 +37,20 @@ def of_findings(found: Findings) -> Iterator[RenderableType]:
     yield f"[dim]{escape(found.footer)}[/dim]"
 
 
-def of_pair(pair: Pair[F]) -> Iterator[RenderableType]:
+def of_pair(a: Findings, b: Findings, verdicts: dict[float, str]) -> Iterator[RenderableType]:
     """The verdicts by temperature, then both."""
-    a, b = escape(pair.a.candidate), escape(pair.b.candidate)
-    yield f"[bold]{a} beside {b}[/bold] on {escape(pair.a.polytope)}, {escape(pair.a.regularizer)}: who is right?"
+    names = escape(a.candidate), escape(b.candidate)
+    yield f"[bold]{' beside '.join(names)}[/bold] on {escape(a.polytope)}, {escape(a.regularizer)}: who is right?"
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for header in ("T", f"{a}: z", "vjp", f"{b}: z", "vjp", "verdict"):
+    for header in ("T", f"{names[0]}: z", "vjp", f"{names[1]}: z", "vjp", "verdict"):
         table.add_column(header, justify="left" if header == "verdict" else "right")
-    for T, verdict in pair.verdicts.items():
-        table.add_row(f"{T:g}", *pair.a.worst_errors(T), *pair.b.worst_errors(T), escape(verdict))
+    for T, verdict in verdicts.items():
+        table.add_row(f"{T:g}", *a.worst_errors(T), *b.worst_errors(T), escape(verdict))
     yield table
     yield "[dim]largest errors, kinks left out, against certified references, ! where wrong; then all laws[/dim]\n"
-    yield from of_findings(pair.a)
+    yield from of_findings(a)
     yield ""
-    yield from of_findings(pair.b)
+    yield from of_findings(b)
 
 
 def plain(lines: Iterator[RenderableType]) -> str:
