@@ -13,9 +13,11 @@
     ax = plot.polytope(permutahedron(3))
     plot.samples(permutahedron(3), q.sample((200,)), ax)
 
-Tensors, with a gradient or not, and arrays are taken alike. Functions of a polytope draw in the same projection,
-``projection(P, dimension)``, unless they are given another; axes in space (``projection="3d"``) are drawn in three
-dimensions.
+Tensors, with a gradient or not, and arrays are taken alike. Everywhere ``ax`` is where to draw, by default new axes;
+``labels`` are the names of nodes, by default their numbers, ``positions`` their places ``(n, 2)``, by default a circle;
+``color`` is that of edges, or of a weight of 1. Functions of a polytope draw in the same projection
+``(2 or 3, P.size)``, that of ``projection(P, dimension)``, unless they are given another; axes in space
+(``projection="3d"``) are drawn in three dimensions.
 """
 
 from __future__ import annotations
@@ -63,12 +65,9 @@ def polytope(
 
     Args:
         P: the polytope, with an enumerable set of vertices.
-        ax: where to draw; default new axes, of the ``dimension``.
         dimension: 2 or 3, of new axes.
-        projection: ``(2 or 3, P.size)``; default ``cvxsst.plot.projection``.
         edges: whether to draw edges.
         labels: names of the vertices, in the order of ``P.vertices()``; True: their entries.
-        color: of vertices and edges.
 
     Raises:
         ValueError: wrong shape of ``projection``, too few ``labels``, too large a polytope to find its edges.
@@ -98,10 +97,9 @@ def samples(
 ) -> Axes:
     """Points of P, ``(*batch, *P.shape)``; ``style`` is that of ``Axes.scatter``. Without axes P is drawn too."""
     axes: Any = polytope(P, projection=projection) if ax is None else ax
-    points = _points(P, z, "z") @ _projection(P, axes, projection).T
-    default = {"s": 10, "alpha": 0.5, "color": ACCENT, "linewidths": 0, "zorder": 3}
-    default = {name: value for name, value in default.items() if name != "color" or "c" not in style}
-    axes.scatter(*points.T, **default | style)
+    points = _points(P, z) @ _projection(P, axes, projection).T
+    color = {} if "c" in style else {"color": ACCENT}
+    axes.scatter(*points.T, **{"s": 10, "alpha": 0.5, "linewidths": 0, "zorder": 3} | color | style)
     return axes
 
 
@@ -112,12 +110,12 @@ def path(P: Polytope, z: Values, ax: Axes | None = None, *, projection: np.ndarr
     50))``. ``style`` is that of ``Axes.plot``. Without axes P is drawn too.
     """
     axes: Any = polytope(P, projection=projection) if ax is None else ax
-    points = _points(P, z, "z") @ _projection(P, axes, projection).T
+    points = _points(P, z) @ _projection(P, axes, projection).T
     points = points.reshape(np.shape(_array(z))[0], -1, points.shape[-1])
     for line in points.swapaxes(0, 1):
         (drawn,) = axes.plot(*line.T, **{"linewidth": 1.6, "zorder": 3} | style)
         axes.scatter(*line[:1].T, color=drawn.get_color(), s=18, zorder=4)
-        style = {name: value for name, value in style.items() if name != "label"}  # once in the legend
+        style.pop("label", None)  # once in the legend
     return axes
 
 
@@ -134,9 +132,7 @@ def field(
     Args:
         P: a polytope of dimension two: ``simplex(3)``, ``permutahedron(3)``, ``k_subset(3, 2)``, a square, ...
         function: z ``(points, *P.shape)`` in float64 to values ``(points,)``, differentiable by autograd.
-        ax: where to draw; default new axes, with P.
         density: arrows across the picture.
-        projection: ``(2, P.size)``; default ``cvxsst.plot.projection``.
 
     Raises:
         ValueError: P is not two-dimensional, or the values have another shape.
@@ -178,7 +174,6 @@ def matrix(
 
     Args:
         z: ``(rows, columns)``; one dimension is drawn as one row.
-        ax: where to draw.
         rows, columns: names.
         values: whether to write the entries; default: up to 8 columns.
         cmap: a colour map of Matplotlib.
@@ -195,7 +190,7 @@ def matrix(
         text = f"{entry:.2f}".removeprefix("0") if 0 < abs(entry) < 1 else f"{entry:g}"
         ax.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if entry > 0.6 * top else "black")
     ax.set(xticks=range(Z.shape[1]) if columns else [], yticks=range(Z.shape[0]) if rows else [])
-    for names, count, label in ((columns, Z.shape[1], ax.set_xticklabels), (rows, Z.shape[0], ax.set_yticklabels)):
+    for names, count, label in zip((rows, columns), Z.shape, (ax.set_yticklabels, ax.set_xticklabels), strict=True):
         if names:
             _require(len(names) == count, f"names: {len(names)} for {count} rows or columns; give one for each")
             label(names, fontsize=8)
@@ -215,11 +210,7 @@ def tree(
 
     Args:
         z: weights in [0, 1] of ``edges``, or a symmetric ``(n, n)``.
-        ax: where to draw.
         edges: the ends of each; default: all pairs in lexicographic order.
-        positions: ``(n, 2)`` of the nodes; default: a circle.
-        labels: names of the nodes; default: their numbers.
-        color: of edges.
 
     Raises:
         ValueError: weights that do not fit the edges, wrong ``positions`` or ``labels``.
@@ -234,8 +225,7 @@ def tree(
         _require(n * (n - 1) // 2 == len(weights), f"z: {len(weights)} weights are no complete graph's; give edges")
         edges = list(combinations(range(n), 2))
     _require(len(edges) == len(weights), f"edges: {len(edges)} for {len(weights)} weights; give one for each")
-    graph = nx.Graph()
-    graph.add_nodes_from(range(1 + max(max(edge) for edge in edges)))
+    graph = nx.empty_graph(1 + max(max(edge) for edge in edges))
     graph.add_weighted_edges_from((*edge, weight) for edge, weight in zip(edges, weights.tolist(), strict=True))
     return _graph(graph, _axes(ax, equal=True), positions, labels, color)
 
@@ -253,39 +243,32 @@ def arborescence(
 
     Args:
         z: ``(n, n)``, weights in [0, 1].
-        ax: where to draw.
-        positions: ``(n, 2)``; default: a circle.
-        labels: names of the nodes, words for example; default: their numbers.
         arcs: draw the nodes in a row, as words are, and arcs above them.
-        color: of edges.
 
     Raises:
         ValueError: not a square matrix, wrong ``positions`` or ``labels``.
     """
     Z = _array(z)
     _require(Z.ndim == 2 and Z.shape[0] == Z.shape[1], f"z: (n, n) is drawn, got shape {Z.shape}; choose one instance")
-    graph = nx.from_numpy_array(Z, create_using=nx.DiGraph)
-    return (
-        _arcs(Z, _axes(ax), labels, color) if arcs else _graph(graph, _axes(ax, equal=True), positions, labels, color)
-    )
+    if arcs:
+        return _arcs(Z, _axes(ax), labels, color)
+    return _graph(nx.from_numpy_array(Z, create_using=nx.DiGraph), _axes(ax, equal=True), positions, labels, color)
 
 
 def text(words: Sequence[str], z: Values, ax: Axes | None = None, *, width: int = 60, color: str = ACCENT) -> Axes:
     """A sentence whose words are highlighted by weights in [0, 1].
 
     Args:
-        words: those of the sentence.
+        words: those of the sentence; the letters are made to fit the axes.
         z: ``(len(words),)``, weights in [0, 1].
-        ax: where to draw; the letters are made to fit its width.
         width: characters in a line.
-        color: of a weight of 1.
 
     Raises:
         ValueError: a weight is missing or out of range.
     """
     weights = _array(z)
     _require(weights.shape == (len(words),), f"z: shape {weights.shape} for {len(words)} words; give a weight for each")
-    inside = ((weights >= -1e-6) & (weights <= 1 + 1e-6)).all()
+    inside = (np.abs(weights - 0.5) <= 0.5 + 1e-6).all()
     _require(inside, "z: weights outside of [0, 1]; choose a relaxation within it, or rescale")
     width = max(width, *map(len, words)) if words else width
     ax = _axes(ax, size=(8, 1))
@@ -330,12 +313,11 @@ def _principal(V: np.ndarray, dimension: int) -> np.ndarray:
     centred = V - V.mean(0)
     _, spread, axes = np.linalg.svd(centred, full_matrices=False)
     rank = int((spread > NEAR * max(1.0, spread.max(initial=0.0))).sum())
-    if rank <= dimension:
-        chosen = axes[:rank]
-    else:
-        tied = np.abs(np.log(spread[:rank] / spread[dimension - 1])) < np.log(2)
-        before, axes = axes[:rank][(spread[:rank] > spread[dimension - 1]) & ~tied], axes[:rank]
-        chosen = np.vstack([before, _farthest(centred, before, axes[tied], dimension - len(before))])
+    spread, chosen = spread[:rank], axes[:rank]
+    if rank > dimension:
+        tied = np.abs(np.log(spread / spread[dimension - 1])) < np.log(2)
+        before = chosen[(spread > spread[dimension - 1]) & ~tied]
+        chosen = np.vstack([before, _farthest(centred, before, chosen[tied], dimension - len(before))])
     chosen = _upright(centred @ chosen.T) @ chosen if len(chosen) > 1 else chosen
     return np.vstack([chosen, np.zeros((dimension - len(chosen), V.shape[1]))])
 
@@ -418,26 +400,20 @@ def _graph(graph: Any, ax: Axes, positions: Values | None, labels: Sequence[str]
     from matplotlib.colors import to_rgba
 
     n = len(graph)
-    if positions is None:
-        # node 0 on top, then clockwise
-        turn = np.pi / 2 - 2 * np.pi * np.arange(n) / n
-        positions = np.stack([np.cos(turn), np.sin(turn)], 1)
-    places = _array(positions)
+    turn = np.pi / 2 - 2 * np.pi * np.arange(n) / n  # node 0 on top, then clockwise
+    places = np.stack([np.cos(turn), np.sin(turn)], 1) if positions is None else _array(positions)
     _require(places.shape == (n, 2), f"positions: shape {places.shape} for {n} nodes; give ({n}, 2)")
     names = _names(labels, n)
     size = max(220, (6 * max(map(len, names), default=0)) ** 2)  # of a node, in square points
     at = dict(enumerate(places))
     drawn = [(i, j, w) for i, j, w in graph.edges(data="weight") if w > 1e-3]
-    style: dict[str, Any] = {
-        "edgelist": [(i, j) for i, j, _ in drawn],
-        "width": [0.5 + 3 * w for *_, w in drawn],
-        "edge_color": [to_rgba(color, min(1.0, 0.1 + 0.9 * w)) for *_, w in drawn],
-    }
-    if graph.is_directed():
-        style |= {"arrowsize": 11, "connectionstyle": "arc3,rad=0.12", "node_size": size}
-    nx.draw_networkx_nodes(graph, at, ax=ax, node_color="white", edgecolors="black", node_size=size)
-    nx.draw_networkx_edges(graph, at, ax=ax, **style)
-    nx.draw_networkx_labels(graph, at, dict(enumerate(names)), ax=ax, font_size=8)
+    arrows: dict[str, Any] = {"arrowsize": 11, "connectionstyle": "arc3,rad=0.12"} if graph.is_directed() else {}
+    nx.draw_networkx(
+        graph, at, ax=ax, labels=dict(enumerate(names)), font_size=8,
+        node_color="white", edgecolors="black", node_size=size,
+        edgelist=[(i, j) for i, j, _ in drawn], width=[0.5 + 3 * w for *_, w in drawn],
+        edge_color=[to_rgba(color, min(1.0, 0.1 + 0.9 * w)) for *_, w in drawn], **arrows,
+    )  # fmt: skip
     ax.axis("off")
     ax.margins(0.12)
     return ax
@@ -500,10 +476,10 @@ def _projection(P: Polytope, ax: Axes, given: np.ndarray | None) -> np.ndarray:
     return matrix
 
 
-def _points(P: Polytope, z: Values, name: str) -> np.ndarray:
+def _points(P: Polytope, z: Values) -> np.ndarray:
     values = _array(z)
     trailing = values.shape[values.ndim - len(P.shape) :]
-    _require(trailing == P.shape, f"{name}: shape {values.shape} does not end in {P.shape}, that of {P!r}")
+    _require(trailing == P.shape, f"z: shape {values.shape} does not end in {P.shape}, that of {P!r}")
     return values.reshape(-1, P.size)
 
 
