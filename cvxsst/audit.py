@@ -11,6 +11,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import scipy.sparse as sp
@@ -20,6 +21,7 @@ from cvxsst.arguments import checked_polytope
 from cvxsst.errors import EmptyPolytopeError, NoFastPathError, UnboundedPolytopeError, some
 from cvxsst.geometry.linear_program import LinearProgram
 from cvxsst.geometry.presolve import Presolved
+from cvxsst.oracles import solved_by_linear_programs
 from cvxsst.polytope import Map, Polytope
 from cvxsst.recognition import known
 
@@ -108,11 +110,13 @@ class Audit:
 
     def __str__(self) -> str:
         head = textwrap.fill(f"audit of {self.polytope}: {'passed' if self.passed else 'FAILED'}", WIDTH)
-        said = [("", self.problem)] if self.problem is not None else [*self._said_of_rows(), *self._said_of_vertices()]
-        return "\n".join([head, *(_wrapped(label, text) for label, text in said)])
+        return "\n".join([head, *(_wrapped(label, text) for label, text in self._said())])
 
-    def _said_of_rows(self) -> Iterator[tuple[str, str]]:
-        """Label and text of what is known of the constraints."""
+    def _said(self) -> Iterator[tuple[str, str]]:
+        """Label and text of what is known of the constraints, then of the vertices."""
+        if self.problem is not None:
+            yield "", self.problem
+            return
         yield (
             "size",
             f"{self.entries} entries, {self.lifted} lifted columns, {self.equalities} equalities, "
@@ -132,6 +136,7 @@ class Audit:
             yield "redundant", f"not tested: more than {REDUNDANCY_UP_TO} inequalities"
         elif self.redundant:
             yield "redundant", f"follow from the others: {_rows(self.redundant)}"
+        yield from self._said_of_vertices()
 
     def _said_of_vertices(self) -> Iterator[tuple[str, str]]:
         """Label and text of what random objectives, the family's list and its oracle showed."""
@@ -201,11 +206,12 @@ def audit(P: Polytope, objectives: int = 200, seed: int = 0) -> Audit:
     except (EmptyPolytopeError, UnboundedPolytopeError) as error:
         return Audit(P.name, problem=str(error))
     W = _objectives(P.size, objectives, seed)
-    found = np.array([_vertex(P, presolved, w) for w in W])
+    found = solved_by_linear_programs(P, torch.from_numpy(W), None).numpy()
     broken = next(iter(np.flatnonzero(np.abs(found - np.round(found)).max(axis=1, initial=0.0) > INTEGRAL)), None)
     cut_off, stranger, structures = _compare_with_structures(P, presolved, found)
-    held, refuted = _own_code(P, W, found)
     source, member = presolved.source, known(P)
+    oracle = None if member is None or member.knowledge is None else member.knowledge.argmax
+    refutation = None if oracle is None else _refuted_argmax(P, oracle, W, found)
     return Audit(
         polytope=P.name,
         entries=P.size,
@@ -224,8 +230,8 @@ def audit(P: Polytope, objectives: int = 200, seed: int = 0) -> Audit:
         stranger=stranger,
         structures=structures,
         recognized=None if member in (None, P) else repr(member),
-        held=held,
-        refuted=refuted,
+        held=["argmax"] * (oracle is not None),
+        refuted=[] if refutation is None else [refutation],
     )
 
 
@@ -234,12 +240,6 @@ def _objectives(n: int, count: int, seed: int) -> np.ndarray:
     generator = np.random.default_rng(seed)
     drawn = [generator.integers(-2, 3, n) if k % 4 == 3 else generator.normal(size=n) for k in range(count)]
     return np.array(drawn, dtype=float)
-
-
-def _vertex(P: Polytope, presolved: Presolved, w: np.ndarray) -> np.ndarray:
-    x = presolved.linear_program.vertex(w).x
-    assert x is not None, "a polytope is neither empty nor unbounded"
-    return x[: P.size]
 
 
 def _compare_with_structures(
@@ -252,25 +252,16 @@ def _compare_with_structures(
         Z = P.vertices()
     except NoFastPathError:
         return None, None, None
-    cut_off = next((z for z in Z if presolved.distance(z) > INTEGRAL), None)
     listed = {z.tobytes() for z in np.round(Z) + 0.0}
-    stranger = next((z for z in found if (np.round(z) + 0.0).tobytes() not in listed), None)
-    shaped = [None if z is None else z.reshape(P.shape) for z in (cut_off, stranger)]
-    return shaped[0], shaped[1], len(Z)
-
-
-def _own_code(P: Polytope, W: np.ndarray, vertices: np.ndarray) -> tuple[list[str], list[Refutation]]:
-    """Which functions of the family were judged, and which are wrong; ``vertices`` maximize the objectives W."""
-    member = known(P)
-    functions = {name: getattr(member.knowledge, name) for name in JUDGES} if member is not None else {}
-    held = [name for name, function in functions.items() if function is not None]
-    judged = [JUDGES[name](P, functions[name], W, vertices) for name in held]
-    return held, [refutation for refutation in judged if refutation is not None]
+    cut_off = (z.reshape(P.shape) for z in Z if presolved.distance(z) > INTEGRAL)
+    stranger = (z.reshape(P.shape) for z in found if (np.round(z) + 0.0).tobytes() not in listed)
+    return next(cut_off, None), next(stranger, None), len(Z)
 
 
 @torch.no_grad()
 def _refuted_argmax(P: Polytope, oracle: Map, W: np.ndarray, vertices: np.ndarray) -> Refutation | None:
-    """The first w for which the oracle returns no vertex of P, or one that is worse than that of the linear program."""
+    """The first of the objectives W for which the oracle returns no vertex of P, or one that is worse than that of the
+    linear program, ``vertices``."""
     w = torch.from_numpy(W).reshape(-1, *P.shape)
     first = W[0].reshape(P.shape)
     try:
@@ -280,32 +271,25 @@ def _refuted_argmax(P: Polytope, oracle: Map, W: np.ndarray, vertices: np.ndarra
     if not isinstance(answers, torch.Tensor) or answers.shape != w.shape:
         got = tuple(answers.shape) if isinstance(answers, torch.Tensor) else type(answers).__name__
         return Refutation("argmax", first, None, f"for w of shape {tuple(w.shape)} it returns {got}")
-    known_to_be_in: set[bytes] = set()
+    distance = cache(lambda z: P.presolved.distance(np.frombuffer(z)))
     for wi, z, v in zip(W, answers.double().cpu().numpy().reshape(W.shape), vertices, strict=True):
-        why = _misses(P, wi, z, v, known_to_be_in)
+        why = _misses(distance, wi, z, v)
         if why:
             return Refutation("argmax", wi.reshape(P.shape), z.reshape(P.shape), why)
     return None
 
 
-def _misses(P: Polytope, w: np.ndarray, z: np.ndarray, v: np.ndarray, known_to_be_in: set[bytes]) -> str:
+def _misses(distance: Callable[[bytes], float], w: np.ndarray, z: np.ndarray, v: np.ndarray) -> str:
     """Why z is not as good as the vertex v; nothing if it is."""
     if not np.all(np.isfinite(z)):
         return "the answer is not finite"
-    if z.tobytes() not in known_to_be_in:
-        distance = P.presolved.distance(z)
-        if distance > INTEGRAL:
-            return f"the answer lies {distance:.2g} outside of the polytope"
-        known_to_be_in.add(z.tobytes())
+    if distance(z.tobytes()) > INTEGRAL:
+        return f"the answer lies {distance(z.tobytes()):.2g} outside of the polytope"
     if w @ v - w @ z > INTEGRAL * (1 + np.abs(w) @ np.abs(v)):
         return f"it reaches <w, z> = {w @ z + 0.0:.4g} where the linear program reaches {w @ v:.4g}"
     if np.abs(v - np.round(v)).max(initial=0.0) <= INTEGRAL < np.abs(z - np.round(z)).max(initial=0.0):
         return "the answer is between several vertices, and none of them"
     return ""
-
-
-# The family's own code that is judged, by the name under which a member knows it.
-JUDGES: dict[str, Callable[[Polytope, Map, np.ndarray, np.ndarray], Refutation | None]] = {"argmax": _refuted_argmax}
 
 
 def _redundant(P: Polytope, presolved: Presolved) -> list[str] | None:
@@ -331,11 +315,10 @@ def _row_text(P: Polytope, row: sp.csr_array, right: float) -> str:
     """A row of G x <= h in words: ``z[0, 1] - z[2, 1] <= 1``, lifted columns as y[k]."""
     terms = []
     for column, a in sorted(zip(row.indices, row.data, strict=True)):
+        name = f"y[{column - P.size}]"
         if column < P.size:
             index = ", ".join(str(i) for i in np.unravel_index(column, P.shape)) if P.shape else ""
             name = f"z[{index}]" if index else "z"
-        else:
-            name = f"y[{column - P.size}]"
         terms.append(f"{'-' if a < 0 else '+'} {'' if abs(a) == 1 else f'{abs(a):g} '}{name}")
     shown = " ".join(terms[:6]) + (" ..." if len(terms) > 6 else "")
     shown = f"-{shown[2:]}" if shown.startswith("- ") else shown.removeprefix("+ ")
@@ -359,9 +342,8 @@ def _shown(z: np.ndarray | None) -> str:
     values = [value for value in np.unique(z) if value != 0]
     if (z.size > SHORT and len(values) <= 3) or np.isin(z, (0.0, 1.0)).all():
         return _support(z, values)
-    return " ".join(np.array2string(z, precision=4, suppress_small=True, threshold=60, separator=", ").split()).replace(
-        "[ ", "["
-    )
+    text = np.array2string(z, precision=4, suppress_small=True, threshold=60, separator=", ")
+    return " ".join(text.split()).replace("[ ", "[")
 
 
 def _support(z: np.ndarray, values: list[float]) -> str:
@@ -370,7 +352,6 @@ def _support(z: np.ndarray, values: list[float]) -> str:
     said = []
     for value in values:
         at = [index if len(index) > 1 else index[0] for index in map(tuple, np.argwhere(z == value).tolist())]
-        said.append(
-            f"{'entry' if len(at) == 1 else 'entries'} {some(at, 40)} {'is' if len(at) == 1 else 'are'} {value:g}"
-        )
+        words = ("entry", "is") if len(at) == 1 else ("entries", "are")
+        said.append(f"{words[0]} {some(at, 40)} {words[1]} {value:g}")
     return ", ".join([*said, "the others 0"] if np.any(z == 0) else said)
