@@ -40,7 +40,7 @@ DAMPED, UNDAMPED = 3.0, 0.3  # after a short and after a full step
 TIE = 1e-10  # damping when nothing is missing: what L has at least, so that its factorization exists
 SEARCHES = 12  # for a step length
 OVERSHOT = 0.1  # share of the slope at the start, beyond which the search goes back
-ROUNDING = 1e-12  # of the column sums
+ROUNDING = 1e-10  # of the column sums, before the last step
 LOST = 8.0  # of sums of entries of u: units in the last place
 
 
@@ -147,7 +147,8 @@ def _finished(z: torch.Tensor, rounding: torch.Tensor) -> torch.Tensor:
     count = m.sum(-1, keepdim=True)
     z = m * (z + (1 - (m * z).sum(-1, keepdim=True)) / count)
     db = m * solve(z.sum(-2) - 1, shared(m))[..., None, :]
-    return (z - m * (db - db.sum(-1, keepdim=True) / count)).clamp_min(0.0)
+    z = z - m * (db - db.sum(-1, keepdim=True) / count)
+    return torch.where(z <= rounding, 0.0, z)
 
 
 projection = SymmetricMap(euclidean, lambda g, u, z: times_jacobian(g, _inside(z)))
