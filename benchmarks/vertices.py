@@ -37,8 +37,6 @@ from benchmarks.measuring import (
     softmax_by,
 )
 from benchmarks.peers import PEERS
-from cvxsst.engines import ENGINES, register
-from cvxsst.engines.vertices import Vertices
 
 EUCLIDEAN = cvxsst.Euclidean()
 CASES = [
@@ -81,7 +79,6 @@ def measure(
 
 
 def _solvers(P: cvxsst.Polytope, missing: dict[str, str]) -> dict[str, Solve]:
-    _registered()
     builders: dict[str, Callable[[], Solve]] = {
         "vertices": partial(softmax_by, "vertices", P, EUCLIDEAN),
         "kkt": partial(softmax_by, "kkt", P, EUCLIDEAN),
@@ -90,15 +87,9 @@ def _solvers(P: cvxsst.Polytope, missing: dict[str, str]) -> dict[str, Solve]:
     return built(builders, missing)
 
 
-def _registered() -> None:
-    if Vertices.name not in ENGINES:
-        register(Vertices())
-
-
 @app.command()
 def calls(batch: Annotated[int, typer.Option(min=1)] = 1000, seed: int = 0) -> None:
     """Calls of the oracle for an instance, mean and most, at temperatures from 10 to 0.01; how many failed."""
-    _registered()
     temperatures = (10.0, 1.0, 0.1, 0.01)
     shown = Table("", *(f"T = {T:g}" for T in temperatures), title="calls of the oracle: mean (most)")
     for P in CASES:

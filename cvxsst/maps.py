@@ -116,8 +116,8 @@ def softmax(
         regularizer: f: ``Euclidean()``, ``CategoricalEntropy()``, ``BinaryEntropy()``, ``Tsallis(alpha)``,
             ``ExponentialFamily()`` or ``Custom(function)``.
         temperature: T > 0, a float, or a tensor that broadcasts with the batch and may require a gradient.
-        engine: ``"fast"``, ``"kkt"``, ``"cvxpylayer"``, ``"enumeration"``, ``"facets"``; ``"auto"`` the first that can
-            (``which_engine`` tells which), and the next ones for the instances that it does not solve.
+        engine: ``"fast"``, ``"kkt"``, ``"cvxpylayer"``, ``"enumeration"``, ``"facets"``, ``"vertices"``; ``"auto"`` the
+            first that can (``which_engine`` tells which), and the next ones for the instances that it does not solve.
         backward: ``"implicit"`` the derivative of the optimality conditions (or of the closed form);
             ``"finite_difference"`` (z(u + eps g) - z(u - eps g)) / 2 eps along the incoming gradient g, right because
             dz/du is symmetric: two more solves, any engine; ``"unroll"`` autograd through the iterations of a fast

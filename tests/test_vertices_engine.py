@@ -1,7 +1,5 @@
 """The engine "vertices": the laws; batches of 1,000 on the zoo and beside it; ties; -inf; what converged is right."""
 
-from collections.abc import Iterator
-
 import cvxpy as cp
 import numpy as np
 import pytest
@@ -9,12 +7,9 @@ import torch
 
 import cvxsst
 import polytopes
-from cvxsst.engines import ENGINES, register
 from cvxsst.engines.vertices import Vertices, engine
 
-from .table import POLYTOPES, Case, utilities
-from .test_engines import LAWS, parameters
-from .test_engines import test_times_jacobian_is_symmetric_positive_and_the_difference_of_solve as contract
+from .table import POLYTOPES, utilities
 from .test_masks import masked
 
 EUCLIDEAN = cvxsst.Euclidean()
@@ -27,21 +22,6 @@ LARGER = [
     polytopes.projective_tree(5),
     polytopes.spanning_tree(8),
 ]
-
-
-@pytest.fixture(autouse=True)
-def vertices() -> Iterator[Vertices]:
-    before = dict(ENGINES)
-    yield register(Vertices())
-    ENGINES.clear()
-    ENGINES.update(before)
-
-
-@pytest.mark.parametrize("P", POLYTOPES, ids=repr)
-@pytest.mark.parametrize("law", [*LAWS, contract], ids=lambda law: law.__name__)
-def test_the_laws_hold(law, P: cvxsst.Polytope, generator: torch.Generator) -> None:
-    options = {"case": Case(P, EUCLIDEAN, "vertices"), "generator": generator, "device": "cpu"}
-    law(**{name: options[name] for name in parameters(law)})
 
 
 def strangers() -> list[cvxsst.Polytope]:

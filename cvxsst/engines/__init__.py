@@ -4,7 +4,8 @@
 - ``"kkt"``: any polytope, any of the separable regularizers, a whole batch at once;
 - ``"cvxpylayer"``: any polytope, any regularizer with a formula: the reference, one instance at a time;
 - ``"enumeration"``: the exponential family over all structures of a small set;
-- ``"facets"``: polytopes whose inequalities in z alone are known or few, the separable regularizers, a whole batch.
+- ``"facets"``: polytopes whose inequalities in z alone are known or few, the separable regularizers, a whole batch;
+- ``"vertices"``: the Euclidean softmax over any polytope, by its argmax alone.
 
 With ``engine="auto"`` the instances that one engine does not solve go to the next that can; ``info.engine`` tells which
 solved each.
@@ -26,6 +27,7 @@ from cvxsst.engines.facets import Facets
 from cvxsst.engines.fast import Fast
 from cvxsst.engines.kkt import KKT
 from cvxsst.engines.solver import Solver
+from cvxsst.engines.vertices import Vertices
 from cvxsst.errors import NoFastPathError
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import Regularizer, checked_regularizer
@@ -43,7 +45,7 @@ def register(engine: E) -> E:
     return engine
 
 
-for _engine in (Fast(), KKT(), CvxpyLayerEngine(), Enumeration(), Facets()):
+for _engine in (Fast(), KKT(), CvxpyLayerEngine(), Enumeration(), Facets(), Vertices()):
     register(_engine)
 
 
