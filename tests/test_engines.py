@@ -187,6 +187,9 @@ class Flaky(Engine[tuple[int, ...]]):
     def refusal(self, P: cvxsst.Polytope, f: cvxsst.Regularizer) -> str | None:
         return None
 
+    def preferred(self, P: cvxsst.Polytope, f: cvxsst.Regularizer) -> bool:
+        return True
+
     def prepare(self, P: cvxsst.Polytope, f: cvxsst.Regularizer) -> tuple[int, ...]:
         return (P.size,)
 

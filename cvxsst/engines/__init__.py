@@ -1,4 +1,4 @@
-"""The engines, in the order in which ``engine="auto"`` prefers them.
+"""The engines. ``engine="auto"`` asks those first that a rule of theirs prefers (``Engine.preferred``), in this order.
 
 - ``"fast"``: the family's own closed form or algorithm, where its page registers one;
 - ``"kkt"``: any polytope, any of the separable regularizers, a whole batch at once;
@@ -16,7 +16,6 @@ Another engine is a subclass of ``Engine``, registered with ``register``.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any, TypeVar
 
 from cvxsst.arguments import checked_polytope
@@ -32,7 +31,7 @@ from cvxsst.errors import NoFastPathError
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import Regularizer, checked_regularizer
 
-__all__ = ["ENGINES", "At", "Engine", "Info", "Solution", "Solver", "chosen_engine", "register", "which_engine"]
+__all__ = ["ENGINES", "At", "Engine", "Info", "Solution", "Solver", "able", "chosen_engine", "register", "which_engine"]
 
 E = TypeVar("E", bound=Engine[Any])
 
@@ -50,7 +49,7 @@ for _engine in (Fast(), KKT(), CvxpyLayerEngine(), Enumeration(), Facets(), Vert
 
 
 def which_engine(P: Polytope, regularizer: Regularizer) -> str:
-    """The name of the engine that ``engine="auto"`` takes: the first of the list above that can.
+    """The name of the engine that ``engine="auto"`` takes: the first of those that can (``able``).
 
     ``"fast"`` also for a declaration without a family that is recognized as one (``cvxsst.audit`` tells as which).
 
@@ -75,20 +74,23 @@ def chosen_engine(P: Polytope, regularizer: Regularizer, name: str) -> Solver:
     checked_polytope(P)
     checked_regularizer(regularizer)
     if name == "auto":
-        for engine in ENGINES.values():
-            if engine.supports(P, regularizer):
-                return Solver(engine, partial(_behind, engine, P, regularizer))
+        first = next(able(P, regularizer), None)
+        if first is not None:
+            return Solver(first, lambda: (engine for engine in able(P, regularizer) if engine is not first))
         reasons = "; ".join(f"{engine.name}: {engine.refusal(P, regularizer)}" for engine in ENGINES.values())
         raise NoFastPathError(f"no engine can solve {regularizer!r} over {P!r}: {reasons}")
     if name not in ENGINES:
         raise ValueError(f"engine: unknown engine {name!r}; choose 'auto' or one of {', '.join(map(repr, ENGINES))}")
     refusal = ENGINES[name].refusal(P, regularizer)
     if refusal is not None:
-        able = [other.name for other in ENGINES.values() if other.supports(P, regularizer)]
-        cure = f"use engine={able[0]!r} or 'auto'" if able else "no engine can: see @family.log_partition"
+        first = next(able(P, regularizer), None)
+        cure = f"use engine={first.name!r} or 'auto'" if first else "no engine can: see @family.log_partition"
         raise NoFastPathError(f"engine={name!r}: {refusal}; {cure}")
     return Solver(ENGINES[name])
 
 
-def _behind(first: Engine[Any], P: Polytope, regularizer: Regularizer) -> Iterator[Engine[Any]]:
-    return (engine for engine in list(ENGINES.values()) if engine is not first and engine.supports(P, regularizer))
+def able(P: Polytope, f: Regularizer) -> Iterator[Engine[Any]]:
+    """The engines that can solve the problem, in the order in which ``engine="auto"`` asks them."""
+    engines = list(ENGINES.values())
+    yield from (engine for engine in engines if engine.preferred(P, f) and engine.supports(P, f))
+    yield from (engine for engine in engines if not engine.preferred(P, f) and engine.supports(P, f))

@@ -127,6 +127,11 @@ class Engine(ABC, Generic[State]):
     def supports(self, P: Polytope, f: Regularizer) -> bool:
         return self.refusal(P, f) is None
 
+    def preferred(self, P: Polytope, f: Regularizer) -> bool:
+        """Whether ``engine="auto"`` asks this engine before those that are no specialists: by a rule that is known to
+        pay (``benchmarks``), and told without work on P."""
+        return False
+
     def state(self, P: Polytope, f: Regularizer) -> State:
         def make() -> State:
             f.require_domain(P)

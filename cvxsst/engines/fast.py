@@ -28,6 +28,9 @@ class Fast(Engine[Map]):
     def refusal(self, P: Polytope, f: Regularizer) -> str | None:
         return None if _path(P, f) is not None else f"no fast path is registered for {P!r} with {f!r}"
 
+    def preferred(self, P: Polytope, f: Regularizer) -> bool:
+        return True
+
     def prepare(self, P: Polytope, f: Regularizer) -> Map:
         path = _path(P, f)
         assert path is not None
