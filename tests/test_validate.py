@@ -446,7 +446,7 @@ def test_what_the_references_cannot_tell_is_neither_right_nor_wrong(monkeypatch)
         z, info = ENGINES["fast"].softmax(problem)
         return nudged(z, 1e-3), info
 
-    for name in ("kkt", "cvxpylayer", "facets"):
+    for name in ("kkt", "cvxpylayer", "facets", "vertices"):
         monkeypatch.setattr(type(ENGINES[name]), "softmax", vague)
     monkeypatch.setitem(switches.softmax_paths, cvxsst.Euclidean, lambda u, n: u.clamp(0.25, 0.75))
     report = cvxsst.validate(lambda u: nudged(u.clamp(0.25, 0.75), 2e-3), switches(3), E, **QUICK)
