@@ -139,7 +139,7 @@ class Family:
                 "end it with: return z, [z >= 0, ...]"
             )
         P = Polytope(*declared, name=self._spelled(arguments))
-        P.knowledge = Member(self, arguments)
+        P.knowledge = Member(self, arguments)  # type: ignore[assignment]  # what is a property there nobody sets
         return P
 
     def _spelled(self, arguments: dict[str, Any]) -> str:
@@ -162,10 +162,9 @@ class Family:
 
         def register(path: F) -> F:
             self.softmax_paths.update(dict.fromkeys(regularizers, path))
-            unrolls = "unroll" in inspect.signature(path).parameters and "unroll" not in self.signature.parameters
-            self.unrollable = (
-                self.unrollable.union(regularizers) if unrolls else self.unrollable.difference(regularizers)
-            )
+            self.unrollable -= set(regularizers)
+            if "unroll" in inspect.signature(path).parameters and "unroll" not in self.signature.parameters:
+                self.unrollable |= set(regularizers)
             return path
 
         return register
@@ -238,8 +237,7 @@ class Member:
 
     @property
     def structures(self) -> Callable[[], Iterable[np.ndarray]] | None:
-        function = self.family.structure_list
-        return None if function is None else lambda: function(**self.arguments)
+        return self._with_arguments(self.family.structure_list)
 
     @property
     def facets(self) -> tuple[Any, Any] | None:

@@ -39,22 +39,15 @@ class Knowledge(Protocol):
     """What is known of a polytope beyond its constraints; each function as ``cvxsst.family.Family`` describes it,
     its arguments filled in, or None."""
 
-    @property
-    def family(self) -> Any: ...
-    @property
-    def arguments(self) -> dict[str, Any]: ...
-    @property
-    def argmax(self) -> Map | None: ...
-    @property
-    def log_partition(self) -> Map | None: ...
-    @property
-    def structures(self) -> Callable[[], Iterable[np.ndarray]] | None: ...
-    @property
-    def facets(self) -> tuple[Any, Any] | None: ...
-    @property
-    def separation(self) -> Map | None: ...
-    @property
-    def padding(self) -> Any: ...
+    family: Any
+    arguments: dict[str, Any]
+    argmax: Map | None
+    log_partition: Map | None
+    structures: Callable[[], Iterable[np.ndarray]] | None
+    facets: tuple[Any, Any] | None
+    separation: Map | None
+    padding: Any
+
     def softmax(self, regularizer: type) -> Map | None: ...
     def reduce(self) -> tuple | None:
         """How pickle names the polytope, if another process can find it."""

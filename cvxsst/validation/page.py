@@ -71,15 +71,11 @@ def page(reports: Sequence[Findings], verdicts: dict[float, str] | None = None) 
 
 
 def _summary(reports: Sequence[Findings], verdicts: dict[float, str]) -> str:
-    headers = ["T", *(f"{escape(report.candidate)}: {what}" for report in reports for what in ("z", "vjp"))]
-    rows = []
-    for T, verdict in verdicts.items():
-        cells = [f"{T:g}", *(error for report in reports for error in report.worst_errors(T))]
-        figures = [_cell(cell, header, "n") for cell, header in zip(cells, headers, strict=True)]
-        rows.append([*figures, _cell(escape(verdict), "verdict", "wide")])
-    head = [*(f'<th class="n">{header}</th>' for header in headers), "<th>verdict</th>"]
+    headers = [f"{escape(report.candidate)}: {what}" for report in reports for what in ("z", "vjp")]
+    columns = [("T", "n"), *((header, "n") for header in headers), ("verdict", "wide")]
+    rows = [[f"{T:g}", *sum((r.worst_errors(T) for r in reports), ()), escape(said)] for T, said in verdicts.items()]
     question = "<p>Who is right? The largest errors, kinks left out; ! where wrong.</p>"
-    return f'{question}<div class="summary">{_table(head, rows)}</div>{_pictures(reports)}'
+    return f'{question}<div class="summary">{_table(columns, rows)}</div>{_pictures(reports)}'
 
 
 def section(report: Findings, pictures: bool = True) -> str:
@@ -100,33 +96,30 @@ def section(report: Findings, pictures: bool = True) -> str:
 
 
 def _laws(report: Findings) -> str:
-    head = [f"<th>{h}</th>" for h in ("law", "")]
-    head += [f'<th class="n">{h}</th>' for h in ("error", "allowed", "judged")] + ["<th>what must hold</th>"]
+    columns = [("law", ""), ("", ""), ("error", "n"), ("allowed", "n"), ("judged", "n"), ("what must hold", "wide")]
     rows = []
     for law in report.laws:
         kind = {True: "pass", False: "fail", None: "quiet"}[law.passed]
+        name, verdict = f"<strong>{law.name}</strong>", f'<span class="{kind}">{law.verdict}</span>'
         note = f' <span class="quiet">({escape(law.note)})</span>' if law.note else ""
-        rows.append(
-            [
-                _cell(f"<strong>{law.name}</strong>"),
-                _cell(f'<span class="{kind}">{law.verdict}</span>'),
-                _cell(number(law.error), "error", "n"),
-                _cell(number(law.tolerance), "allowed", "n"),
-                _cell(f"{law.judged} of {law.instances}", "judged", "n"),
-                _cell(escape(law.says) + note, kind="wide"),
-            ]
-        )
-    return _table(head, rows)
+        judged = f"{law.judged} of {law.instances}"
+        rows.append([name, verdict, number(law.error), number(law.tolerance), judged, escape(law.says) + note])
+    return _table(columns, rows)
 
 
-def _cell(content: str, label: str = "", kind: str = "") -> str:
-    labelled = f' data-label="{label}"' if label and content else ""
-    return f'<td class="{kind}"{labelled}>{content}</td>'
+def _table(columns: list[tuple[str, str]], rows: list[list[str]]) -> str:
+    """Of columns with a header and a class each; where the page is narrow a number (``n``) stands beside its header."""
+    head = "".join(f'<th class="{kind}">{header}</th>' for header, kind in columns)
+    body = "".join(
+        "".join(["<tr>", *(_cell(content, *column) for content, column in zip(row, columns, strict=True)), "</tr>"])
+        for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    body = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{''.join(head)}</tr></thead><tbody>{body}</tbody></table>"
+def _cell(content: str, header: str, kind: str) -> str:
+    label = f' data-label="{header}"' if kind == "n" and content else ""
+    return f'<td class="{kind}"{label}>{content}</td>'
 
 
 def _worst(law: Law) -> str:
