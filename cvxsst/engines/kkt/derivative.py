@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from cvxsst.autograd import SymmetricSystem
-from cvxsst.engines.kkt.elimination import cholesky
+from cvxsst.engines.kkt.elimination import DELTA, cholesky
 from cvxsst.engines.kkt.interior import EDGE, PROXIMAL, Program
 from cvxsst.engines.kkt.newton import BoxProgram
 from cvxsst.geometry.presolve import left_null_space
@@ -34,6 +34,7 @@ from cvxsst.geometry.presolve import left_null_space
 # digits; refinement with the multipliers as unknowns then holds them as firmly as they are.
 HEAVY = 1e10
 LIGHT = 1e-30
+LARGE = 1e6  # beside D of this size, relative to the least, what regularizes the equalities falls no more
 STEPS, MOST_STEPS = 3, 12  # of refinement: so many, and then until the last is no more than DONE of the result
 DONE = 1e-10
 ENOUGH = 1e-7  # of the result: a last step above is no convergence
@@ -116,7 +117,8 @@ def _refined(
     D = torch.cat([curvature / least, curvature.new_zeros(lifted, columns)])
     w = (weight / least).clamp_min(LIGHT)
     yielding = w.minimum(HEAVY / program.lengths[:, None])
-    factor = program.pattern.factor(torch.cat([D[:n], D.new_full((lifted, columns), PROXIMAL)]), yielding)
+    regularized = torch.cat([D[:n], D.new_full((lifted, columns), PROXIMAL)])
+    factor = program.pattern.factor(regularized, yielding, DELTA / D[:n].amax(dim=0).clamp_max(LARGE))
     unit = program.unit[:n]
     largest = (unit.square() / curvature).amax(dim=0)  # slope
     floor = (g / unit).abs().amax(dim=0) * least * (SMALLER * largest).clamp_min(SMALL)

@@ -176,9 +176,9 @@ class Pattern:
         self.g = (entries[first] * entries[second])[:, None]
         self.joined = torch.ones(G.shape[0], 1, dtype=torch.float64).index_fill_(0, self.apart, 0.0)
 
-    def factor(self, D: torch.Tensor, W: torch.Tensor) -> Factor:
-        """Factor M for D ``(N, B)`` and W ``(p, B)``."""
-        return Factor(self, D, W)
+    def factor(self, D: torch.Tensor, W: torch.Tensor, delta: float | torch.Tensor = DELTA) -> Factor:
+        """Factor M for D ``(N, B)`` and W ``(p, B)``; delta a number or ``(B,)``."""
+        return Factor(self, D, W, delta)
 
 
 def _sorted(M: sp.csr_array) -> sp.csr_array:
@@ -195,13 +195,13 @@ def _columns(rows: list[tuple], dtypes: tuple[torch.dtype, ...]) -> tuple[torch.
 class Factor:
     """M factored, for one batch of diagonals."""
 
-    def __init__(self, pattern: Pattern, D: torch.Tensor, W: torch.Tensor):
+    def __init__(self, pattern: Pattern, D: torch.Tensor, W: torch.Tensor, delta: float | torch.Tensor):
         self.pattern, self.W = pattern, W
         B = D.shape[1]
         values = D.new_zeros(pattern.zero + 1, B)
         values.index_copy_(0, pattern.constant, pattern.a.expand(-1, B))
         values[: pattern.N] += D  # the diagonal has the first slots
-        values[pattern.N : pattern.N + pattern.m] -= DELTA
+        values[pattern.N : pattern.N + pattern.m] -= delta
         if len(pattern.apart):
             values[pattern.N + pattern.m : pattern.size] -= W.index_select(0, pattern.apart).reciprocal()
         slots, rows, *_ = pattern.weighted
