@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import inspect
 import os
 import re
 import sys
@@ -46,17 +45,9 @@ app = typer.Typer(
 def engine_table(progress: bool = False) -> list[list[str]]:
     """The rows of ``cvxsst list``: polytope, shape, argmax, then the engine for each regularizer."""
     rows = []
-    listed = installed_families().values()
-    for family in track(listed, "Asking every engine", transient=True) if progress else listed:
-        P = family(*family.examples[0])
-        rows.append(
-            [
-                P.name,
-                str(P.shape),
-                "oracle" if family.argmax_oracle is not None else "lp",
-                *(_engine_cell(P, regularizer) for regularizer in REGULARIZERS),
-            ]
-        )
+    for family in track(installed_families().values(), "Asking every engine", transient=True, disable=not progress):
+        P, argmax = family(*family.examples[0]), "lp" if family.argmax_oracle is None else "oracle"
+        rows.append([P.name, str(P.shape), argmax, *(_engine_cell(P, f) for f in REGULARIZERS)])
     return rows
 
 
@@ -257,16 +248,11 @@ def _named(name: str, size: str | None) -> list[Polytope]:
     if isinstance(target, Polytope):
         return [target]
     family = target if isinstance(target, Family) else polytope(cast(Declaration, target))
-    if arguments is not None:
-        choices = [arguments]
-    elif family.examples:
-        choices = family.examples
-    elif not inspect.signature(family.declare).parameters:
-        choices = [()]
-    else:
-        raise ValueError(f"--size: {name} needs arguments {inspect.signature(family.declare)} and gives no examples")
+    choices = family.examples if arguments is None else [arguments]
+    if not choices and family.signature.parameters:
+        raise ValueError(f"--size: {name} needs arguments {family.signature} and gives no examples")
     try:
-        return [family(*choice) for choice in choices]
+        return [family(*choice) for choice in choices or [()]]
     except TypeError as error:
         raise ValueError(f"{name}{family.signature}: {error}") from None
 

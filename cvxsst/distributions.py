@@ -23,7 +23,7 @@ from cvxsst.autograd import straight_through
 from cvxsst.errors import ArgumentTypeError
 from cvxsst.maps import argmax, checked_options, softmax
 from cvxsst.polytope import Polytope
-from cvxsst.regularizers import Euclidean, Regularizer, checked_regularizer
+from cvxsst.regularizers import Euclidean, Regularizer
 
 
 class InPolytope(constraints.Constraint):
@@ -221,7 +221,6 @@ class StochasticSoftmax(_Perturbed):
                 f"utilities: {type(utilities).__name__} has no rsample, so there is no gradient to its parameters; "
                 "use StochasticArgmax, or another distribution"
             )
-        self.regularizer = checked_regularizer(regularizer)
         shape = torch.as_tensor(checked_temperature(temperature, torch.device("cpu"))).shape
         try:
             fits = torch.broadcast_shapes(shape, self.batch_shape) == self.batch_shape
@@ -233,7 +232,7 @@ class StochasticSoftmax(_Perturbed):
             )
         checked_options(P, regularizer, engine, backward, on_failure)
         regularizer.require_domain(P)
-        self.temperature, self.hard = temperature, hard
+        self.regularizer, self.temperature, self.hard = regularizer, temperature, hard
         self._options: dict[str, Any] = {"engine": engine, "backward": backward, "on_failure": on_failure}
         self._settings = {"regularizer": regularizer, "temperature": temperature, "hard": hard, **self._options}
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from cvxsst.arguments import checked_polytope, checked_temperature
+from cvxsst.arguments import checked_temperature
 from cvxsst.maps import checked_options, softmax
 from cvxsst.opaque import opaque
 from cvxsst.polytope import Polytope
-from cvxsst.regularizers import Euclidean, Regularizer, checked_regularizer
+from cvxsst.regularizers import Euclidean, Regularizer
 
 
 class SoftmaxLayer(torch.nn.Module):
@@ -55,7 +55,6 @@ class SoftmaxLayer(torch.nn.Module):
         on_failure: str = "raise",
     ):
         super().__init__()
-        self.P, self.regularizer = checked_polytope(P), checked_regularizer(regularizer)
         checked_options(P, regularizer, engine, backward, on_failure)
         regularizer.require_domain(P)
         checked = checked_temperature(temperature, torch.device("cpu"))
@@ -63,7 +62,7 @@ class SoftmaxLayer(torch.nn.Module):
             self.temperature = temperature
         else:
             self.register_buffer("temperature", torch.as_tensor(checked, dtype=torch.float64).detach().clone())
-        self.engine = engine
+        self.P, self.regularizer, self.engine = P, regularizer, engine
         self._options: dict[str, Any] = {"backward": backward, "on_failure": on_failure}
 
     @opaque

@@ -37,26 +37,24 @@ class _Look(torch.autograd.Function):
         return _Look.apply(x.movedim(in_dims[0], 0), function), 0
 
 
-def look(x: torch.Tensor, function: Callable[[torch.Tensor], None]) -> None:
-    """Call ``function`` with the values of x; under ``vmap`` they have further leading dimensions."""
+def look(x: torch.Tensor, function: Callable[[torch.Tensor], R]) -> R:
+    """``function`` of the values of x; under ``vmap`` they have further leading dimensions."""
     try:
-        function(x.detach())
+        return function(x.detach())
     except RuntimeError:  # vmap hides the values: slower, by a function of its own
-        _Look.apply(x.detach(), function)
+        found: list[R] = []
+        _Look.apply(x.detach(), lambda values: found.append(function(values)))
+        return found[-1]
 
 
 def shown(x: torch.Tensor) -> np.ndarray:
     """The values of x; under ``vmap`` they have further leading dimensions."""
-    found: list[np.ndarray] = []
-    look(x, lambda values: found.append(values.cpu().numpy()))
-    return found[-1]
+    return look(x, lambda values: values.cpu().numpy())
 
 
 def holds(mask: torch.Tensor) -> bool:
     """Whether any entry is True, also under ``torch.func`` transforms."""
-    found: list[bool] = []
-    look(mask, lambda m: found.append(bool(m.numpy().any() if on_host(m) else m.any())))
-    return found[-1]
+    return look(mask, lambda m: bool(m.numpy().any() if on_host(m) else m.any()))
 
 
 def positions(mask: torch.Tensor) -> torch.Tensor | None:
@@ -69,10 +67,8 @@ def positions(mask: torch.Tensor) -> torch.Tensor | None:
 
 def is_finite(*parts: torch.Tensor) -> bool:
     """Whether the sum of all entries is finite: then every entry is. At most one transfer to the host."""
-    found: list[bool] = []
     total = sum((part.detach().sum() for part in parts[1:]), parts[0].detach().sum())
-    look(total, lambda value: found.append(math.isfinite(_number(value if value.dim() == 0 else value.sum()))))
-    return found[-1]
+    return look(total, lambda value: math.isfinite(_number(value if value.dim() == 0 else value.sum())))
 
 
 def on_host(x: torch.Tensor) -> bool:
