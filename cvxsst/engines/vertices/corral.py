@@ -20,6 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import pad
 
+from cvxsst.values import is_finite
+
 ROOM = 4  # vertices for which there is room at the start
 TENSORS = ("V", "weight", "taken", "inverse", "sums")
 
@@ -47,13 +49,17 @@ class Corrals:
     @staticmethod
     def of(v: torch.Tensor, s: float) -> Corrals:
         """One vertex each, v ``(L, n)``."""
-        V, weight, inverse = v.unsqueeze(1), v.new_ones(len(v), 1), 1 / (v.square().sum(1) + s)
-        taken = torch.ones_like(weight, dtype=torch.bool)
-        return Corrals(V, weight, taken, inverse[:, None, None], inverse[:, None], s).with_room(ROOM)
+        (L, n), inverse = v.shape, 1 / (v.square().sum(1) + s)
+        V, weight, sums = v.new_zeros(L, ROOM, n), v.new_zeros(L, ROOM), v.new_zeros(L, ROOM)
+        whole = v.new_zeros(L, ROOM, ROOM)
+        V[:, 0], weight[:, 0], sums[:, 0], whole[:, 0, 0] = v, 1.0, inverse, inverse
+        return Corrals(V, weight, weight > 0, whole, sums, s)
 
     @staticmethod
     def joined(parts: Sequence[Corrals]) -> Corrals:
         """One after another."""
+        if len(parts) == 1:
+            return parts[0]
         K = max(part.room for part in parts)
         parts = [part.with_room(K) for part in parts]
         V, weight, taken, inverse, sums = (torch.cat([getattr(part, name) for part in parts]) for name in TENSORS)
@@ -77,11 +83,11 @@ class Corrals:
 
     def point(self) -> torch.Tensor:
         """z ``(L, n)``."""
-        return (self.weight.unsqueeze(1) @ self.V).squeeze(1)
+        return times(self.V.mT, self.weight)
 
     def residual(self, g: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         """r ``(L, K)`` of g = u - z ``(L, n)``, less <g, z>, which C does not see; anything where no vertex is."""
-        return (self.V @ g.unsqueeze(2)).squeeze(2) - (g * z).sum(1, keepdim=True)
+        return times(self.V, g) - (g * z).sum(1, keepdim=True)
 
     def step(self, r: torch.Tensor) -> torch.Tensor:
         """C r, 0 where no vertex is."""
@@ -91,11 +97,11 @@ class Corrals:
         """m = M^-1 c with c = V v + s 1, and |v|^2 + s - <m, c>: 0 if and only if v is in the affine hull; ``steps`` of
         refinement."""
         V = self.V
-        c = (V @ v.unsqueeze(2)).squeeze(2) + self.s
-        m = (self.inverse @ c.unsqueeze(2)).squeeze(2)
+        c = times(V, v) + self.s
+        m = times(self.inverse, c)
         for _ in range(steps):
-            Mm = (V @ (m.unsqueeze(1) @ V).mT).squeeze(2) + self.s * m.sum(1, keepdim=True)
-            m = m + (self.inverse @ (c - Mm).unsqueeze(2)).squeeze(2)
+            Mm = times(V, times(V.mT, m)) + self.s * m.sum(1, keepdim=True)
+            m = m + times(self.inverse, c - Mm)
         return m, v.square().sum(1) + self.s - (c * m).sum(1)
 
     def surely_apart(self, rows: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -154,8 +160,9 @@ class Corrals:
             rows = still if rows is None else rows[still]
         self.weight = self.weight.clamp_min(0.0)
         self.weight /= self.weight.sum(1, keepdim=True)
-        known = torch.isfinite(self.weight).all(1, keepdim=True)  # not where vertices were dependent after all
-        self.weight = torch.where(known, self.weight, self.taken / self.taken.sum(1, keepdim=True))
+        if not is_finite(self.weight):  # vertices were dependent after all
+            known = torch.isfinite(self.weight).all(1, keepdim=True)
+            self.weight = torch.where(known, self.weight, self.taken / self.taken.sum(1, keepdim=True))
 
     def directions(self) -> torch.Tensor:
         """An orthonormal basis of the directions of each affine hull, ``(L, n, k)``, padded with zeros."""
@@ -167,9 +174,19 @@ class Corrals:
         return Q.masked_fill(~taken[:, :, : Q.shape[2]], 0.0)
 
 
+def times(M: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """M x, ``(L, i, j)`` and ``(L, j)``; with less ado than by ``@``, which matters in batches of few."""
+    return torch.bmm(M, x.unsqueeze(2)).squeeze(2)
+
+
+def length(x: torch.Tensor) -> torch.Tensor:
+    """|x| ``(L,)``, of ``(L, n)``."""
+    return torch.linalg.vector_norm(x, dim=1)
+
+
 def _step(inverse: torch.Tensor, sums: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
     along = (sums * r).sum(1, keepdim=True) / sums.sum(1, keepdim=True)
-    return (inverse @ r.unsqueeze(2)).squeeze(2) - sums * along
+    return times(inverse, r) - sums * along
 
 
 def _drop(

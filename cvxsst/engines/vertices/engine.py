@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from cvxsst.engines.base import At, Engine, Solution
+from cvxsst.engines.vertices.corral import times
 from cvxsst.engines.vertices.hull import Hull, Oracle
 from cvxsst.engines.vertices.projection import Projected, project
 from cvxsst.oracles import best_of, by_family, solved_by_linear_programs
@@ -49,7 +50,7 @@ class Vertices(Engine[State]):
         (B, n), hull = u.shape, state.hull.to(u.device)
         if not u.numel():
             return Solution(u.clone(), kept=(u.new_zeros(B, n, 0),))
-        parts = -(-B * n * (n + 1) // MOST_NUMBERS)
+        parts = min(B, -(-B * n * (n + 1) // MOST_NUMBERS))
         masks = [None] * parts if forbidden is None else forbidden.tensor_split(parts)
         found = Projected.joined(
             [project(hull, part, mask) for part, mask in zip(u.tensor_split(parts), masks, strict=True)]
@@ -61,7 +62,7 @@ class Vertices(Engine[State]):
     def times_jacobian(self, state: State, g: torch.Tensor, at: At) -> torch.Tensor:
         """Q Q' g: the projection onto the directions of the face; 0 u, so that the second derivative exists, as 0."""
         (Q,) = at.kept
-        return (Q @ (Q.mT @ g.unsqueeze(2))).squeeze(2) + 0.0 * at.u
+        return times(Q, times(Q.mT, g)) + 0.0 * at.u
 
 
 def _oracle(P: Polytope) -> tuple[Oracle, float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from cvxsst.engines.vertices.corral import times
 from cvxsst.engines.vertices.hull import Hull
 
 # How far from u - z the rest of a face is looked for, and what of u - z its directions may have, by rounding; both
@@ -50,5 +51,5 @@ def completed(
 def normal(d: torch.Tensor, Q: torch.Tensor) -> torch.Tensor:
     """d ``(L, n)`` without its part along Q; the second time removes what rounding left."""
     for _ in range(2):
-        d = d - (Q @ (Q.mT @ d.unsqueeze(2))).squeeze(2)
+        d = d - times(Q, times(Q.mT, d))
     return d

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-from cvxsst.engines.vertices.corral import Corrals
+from cvxsst.engines.vertices.corral import Corrals, length, times
 from cvxsst.engines.vertices.face import completed
 from cvxsst.engines.vertices.hull import Hull
 
@@ -89,41 +89,41 @@ class Found(NamedTuple):
         return Found(*(part[index] for part in self))
 
 
+Finished = list[tuple[torch.Tensor, Corrals, torch.Tensor, torch.Tensor, int]]
+
+
 def project(hull: Hull, u: torch.Tensor, forbidden: torch.Tensor | None) -> Projected:
     """The point nearest to u, for each row of u ``(B, n)``."""
     u = u - hull.center
-    nudge = NUDGE[0] * hull.width + NUDGE[1] * u.norm(dim=1)
+    nudge = NUDGE[0] * hull.width + NUDGE[1] * length(u)
     nudged = u + nudge[:, None] * hull.generic
     v = hull.vertex(nudged, lambda: hull.generic.expand(u.shape), forbidden)
     empty = hull.takes(v, forbidden)
     rows = torch.arange(len(u), device=u.device)
-    live = Live(
-        rows, nudged, nudged.norm(dim=1), forbidden, v, u.new_full((len(u),), torch.inf), torch.zeros_like(rows)
-    )
+    moved = u.new_full((len(u),), torch.inf).masked_fill(empty, 0.0)
+    live = Live(rows, nudged, length(nudged), forbidden, v, moved, torch.zeros_like(rows))
     corrals, calls, most = Corrals.of(v, hull.width**2), 1, MOST_CALLS[0] + MOST_CALLS[1] * u.shape[1]
-    finished = [(rows[:0], corrals.rows(rows[:0]), nudge[:0], empty[:0], 1)]
+    finished: Finished = []
     while len(live.rows):
         found, calls = _look(hull, live, corrals), calls + 1
         live = live._replace(repeats=torch.where(found.new, 0, live.repeats + 1))
         still = live.moved <= STILL * found.reach
-        done = empty[live.rows] | (found.gap <= 0) | ((found.gap <= found.noise) & (still | ~found.new))
+        done = (found.gap <= 0) | ((found.gap <= found.noise) & (still | ~found.new))
         done |= (live.moved == 0) | (live.repeats > REPEATS) | (calls >= most)
-        if bool(done.any()):
-            finished.append((live.rows[done], corrals.rows(done), _bound(found)[done], found.new[done], calls))
+        ready = done.nonzero().flatten()
+        if len(ready):
+            finished.append((live.rows[ready], corrals.rows(ready), _bound(found)[ready], found.new[ready], calls))
+            if len(ready) == len(done):
+                break
             keep = (~done).nonzero().flatten()
             live, found, corrals = live.at(keep), found.at(keep), corrals.rows(keep)
-            if not len(keep):
-                break
         slot = corrals.admit(found.v, found.m, found.left, found.new)
         r = torch.nn.functional.pad(found.r, (0, corrals.room - found.r.shape[1]))
         r[torch.arange(len(r), device=r.device), slot] = torch.where(found.new, found.gap, 0.0)
         corrals.descend(r)
         z = corrals.point()
-        live = live._replace(z=z, moved=(z - live.z).norm(dim=1))
+        live = live._replace(z=z, moved=length(z - live.z))
     return _assembled(hull, u, forbidden, empty, nudge, finished)
-
-
-Finished = list[tuple[torch.Tensor, Corrals, torch.Tensor, torch.Tensor, int]]
 
 
 def _assembled(
@@ -164,13 +164,12 @@ def _look(hull: Hull, live: Live, corrals: Corrals) -> Found:
 
     def nudge() -> torch.Tensor:
         d = hull.generic.expand(g.shape)
-        return d - (corrals.step(corrals.residual(d, live.z)).unsqueeze(1) @ corrals.V).squeeze(1)
+        return d - times(corrals.V.mT, corrals.step(corrals.residual(d, live.z)))
 
     v = hull.vertex(g, nudge, live.forbidden)
-    away = v - live.z
-    gap, size = (g * away).sum(1), v.square().sum(1) + corrals.s
-    reach = live.length + live.z.norm(dim=1) + size.sqrt()
-    noise = _noise(hull, reach, v, live.z, g)
+    away, far = v - live.z, length(v)
+    gap, size, reach = (g * away).sum(1), far.square() + corrals.s, live.length + length(live.z) + far
+    noise = _noise(hull, reach, reach - live.length, away, g)
     m, left = corrals.apart(v)
     least = torch.where(gap > noise, -torch.inf, CLOSE)
     doubtful = ((gap > 0) & (left < DOUBTFUL * size) & (left > least * size)).nonzero().flatten()
@@ -180,10 +179,9 @@ def _look(hull: Hull, live: Live, corrals: Corrals) -> Found:
     return Found(v, gap, noise, reach, new, m, left, r, tangent)
 
 
-def _noise(hull: Hull, reach: torch.Tensor, v: torch.Tensor, z: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
-    """How much of <g, v - z> may be rounding of g, and of v and z."""
-    place = hull.blur + PLACED * (v.norm(dim=1) + z.norm(dim=1) + hull.width)
-    return ROUNDING * reach * (v - z).norm(dim=1) + place * g.norm(dim=1)
+def _noise(hull: Hull, reach: torch.Tensor, far: torch.Tensor, away: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    """How much of <g, v - z> may be rounding of g, and of v and z; far = |v| + |z|, away = v - z."""
+    return ROUNDING * reach * length(away) + (hull.blur + PLACED * (far + hull.width)) * length(g)
 
 
 def _bound(found: Found) -> torch.Tensor:
@@ -199,11 +197,11 @@ def _polished(corrals: Corrals, u: torch.Tensor, most: torch.Tensor) -> torch.Te
     at = z
     for _ in range(2):
         after = after + corrals.step(corrals.residual(u - at, at))
-        at = (after.unsqueeze(1) @ corrals.V).squeeze(1)
+        at = times(corrals.V.mT, after)
     along = (before / (before - after)).masked_fill(~(after < 0), 1.0).amin(1, keepdim=True).clamp(0.0, 1.0)
     corrals.weight = (before + along * (after - before)).clamp_min(0.0)
     corrals.weight /= corrals.weight.sum(1, keepdim=True)
-    near = ((corrals.point() - z).norm(dim=1) <= most)[:, None]
+    near = (length(corrals.point() - z) <= most)[:, None]
     corrals.weight = torch.where(near, corrals.weight, before)
     return corrals.point()
 
@@ -224,8 +222,8 @@ def _confirmed(
     u, z, mask = u[rows], z[rows], None if forbidden is None else forbidden[rows]
     g = u - z
     v = hull.vertex(g, lambda: hull.generic.expand(g.shape), mask)
-    reach = u.norm(dim=1) + z.norm(dim=1) + v.norm(dim=1)
-    noise = _noise(hull, reach, v, z, g)
-    right = (g * (v - z)).sum(1) <= noise
+    away, far = v - z, length(z) + length(v)
+    reach = length(u) + far
+    right = (g * away).sum(1) <= _noise(hull, reach, far, away, g)
     found = tangent[rows] + EPS * reach
     return residual.index_copy(0, rows, torch.where(right, found, residual[rows]))
