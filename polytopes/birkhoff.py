@@ -6,8 +6,9 @@
 totally unimodular.
 
     argmax              the assignment problem, by the Hungarian method (scipy), O(n^3) per instance
-    Euclidean           z = max(u - a 1' - 1 b', 0): Newton on the dual b, O(n^3) a step, see ``_projection``
+    Euclidean           z = max(u - a 1' - 1 b', 0): Newton on the dual, O(n^3) a step, see ``_projection``
     CategoricalEntropy  z = exp(u - a 1' - 1 b'): Sinkhorn's sweeps, O(n^2) each, finished by Newton on the dual b
+    BinaryEntropy       z = sigmoid(u - a 1' - 1 b'): as the first
 
 Newton's steps and the derivative are O(n^3), see ``_transport``; what -inf leaves without a permutation is found by
 ``_support``. Sweeps alone end at a gradient that is wrong: at
@@ -24,12 +25,12 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from cvxsst import CategoricalEntropy, Euclidean, polytope
+from cvxsst import BinaryEntropy, CategoricalEntropy, Euclidean, polytope
 from cvxsst.family import Padding
 from cvxsst.geometry.canonical import StandardForm
 from cvxsst.values import holds
+from polytopes import _projection
 from polytopes._arguments import require_size
-from polytopes._projection import projection
 from polytopes._transport import softmax
 
 MARGINAL = 1e-12  # column sums of the unrolled sweeps, which leave the rows exact
@@ -76,7 +77,13 @@ def assignment(w: torch.Tensor, n: int) -> torch.Tensor:
 @birkhoff.softmax(Euclidean)
 def nearest(u: torch.Tensor, n: int) -> torch.Tensor:
     """``(*batch, n, n)`` to the same."""
-    return projection(u.double().reshape(-1, n, n)).reshape(u.shape).to(u)
+    return _projection.euclidean(u.double().reshape(-1, n, n)).reshape(u.shape).to(u)
+
+
+@birkhoff.softmax(BinaryEntropy)
+def two_sided(u: torch.Tensor, n: int) -> torch.Tensor:
+    """``(*batch, n, n)`` to the same."""
+    return _projection.binary(u.double().reshape(-1, n, n)).reshape(u.shape).to(u)
 
 
 @birkhoff.softmax(CategoricalEntropy)

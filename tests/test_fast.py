@@ -349,6 +349,7 @@ def patterns(P: cvxsst.Polytope, count: int, generator: torch.Generator) -> torc
     [
         (polytopes.birkhoff(6), Euclidean()),
         (polytopes.birkhoff(6), CategoricalEntropy()),
+        (polytopes.birkhoff(6), BinaryEntropy()),
         (polytopes.k_subset(20, 5), Euclidean()),
         (polytopes.k_subset(20, 5), CategoricalEntropy()),
         (polytopes.k_subset(20, 5), BinaryEntropy()),

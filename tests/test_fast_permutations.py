@@ -7,14 +7,15 @@ import torch
 import cvxsst
 import polytopes
 from benchmarks.kkt import extreme_instances
-from cvxsst import CategoricalEntropy, Euclidean
+from cvxsst import BinaryEntropy, CategoricalEntropy, Euclidean
 from polytopes._transport import _by_scaling, entropic
 from polytopes.birkhoff import sinkhorn
 
 from .table import utilities
 
 BOTH = (Euclidean(), CategoricalEntropy())
-BIRKHOFF = [(polytopes.birkhoff, n, regularizer) for n in (1, 2, 3, 5, 10) for regularizer in BOTH]
+ENTRYWISE = (*BOTH, BinaryEntropy())
+BIRKHOFF = [(polytopes.birkhoff, n, regularizer) for n in (1, 2, 3, 5, 10) for regularizer in ENTRYWISE]
 PERMUTAHEDRON = [(polytopes.permutahedron, n, regularizer) for n in (1, 2, 3, 6) for regularizer in BOTH]
 each = pytest.mark.parametrize(
     ("family", "n", "regularizer"), [*BIRKHOFF, *PERMUTAHEDRON], ids=lambda x: getattr(x, "name", None) or str(x)
@@ -131,7 +132,7 @@ NO_ROW = [[0, 0, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]]
 
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 30.0])
-@pytest.mark.parametrize("regularizer", BOTH, ids=str)
+@pytest.mark.parametrize("regularizer", ENTRYWISE, ids=str)
 def test_masks_of_every_kind_on_birkhoff(regularizer, scale: float, generator: torch.Generator) -> None:
     P = polytopes.birkhoff(4)
     w = utilities(P, 4, generator=generator, scale=scale)
@@ -158,7 +159,7 @@ def test_a_mask_that_leaves_no_permutation_is_nan_alone(unroll: bool, generator:
     assert torch.isfinite(gradient[[0, 2]]).all()
 
 
-@pytest.mark.parametrize("regularizer", BOTH, ids=str)
+@pytest.mark.parametrize("regularizer", ENTRYWISE, ids=str)
 def test_random_masks_over_six_decades(regularizer, generator: torch.Generator) -> None:
     P = polytopes.birkhoff(4)
     w, T = extreme_instances(P, 24, generator)
@@ -321,6 +322,19 @@ def test_projections_at_ties_and_in_blocks(generator: torch.Generator) -> None:
         assert (z.sum(-2) - 1).abs().max() <= 1e-14 * 6
         assert gradient.isfinite().all()
         assert (gradient[z == 0] == 0).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e5])
+def test_binary_prices_at_ties(scale: float, generator: torch.Generator) -> None:
+    """Whole utilities far apart: faces of many permutations, joined by next to nothing."""
+    P = polytopes.birkhoff(20)
+    w = utilities(P, 60, generator=generator).round() * scale
+    z, gradient, _ = solved(P, w, BinaryEntropy())
+    assert max((z.sum(-1) - 1).abs().max(), (z.sum(-2) - 1).abs().max()) <= 1e-11
+    value = ((cvxsst.argmax(P, w) - z) * w).sum((1, 2))
+    assert value.max() <= 20 * 20  # the entropy gives that much, T = 1
+    assert gradient.isfinite().all()
+    assert (solved(P, w + scale, BinaryEntropy())[0] - z).abs().max() <= 1e-9
 
 
 @pytest.mark.parametrize("T", [1.0, 0.1])
