@@ -71,7 +71,7 @@ class Problem:
             return self
         forbidden = self.w == -torch.inf
         u = _flat(self.w.to(torch.float64).masked_fill(forbidden, 0.0), self.temperature, self.batch, self.P.shape)
-        if not is_finite(u):
+        if holds(~torch.isfinite(u)):  # the sum of finite entries may overflow
             check_values(self.w)
             raise ValueError("temperature: w / temperature overflows; raise the temperature or shrink the utilities")
         mask = forbidden.expand(*self.batch, *self.P.shape).reshape(u.shape)

@@ -125,3 +125,32 @@ def test_an_entry_that_cannot_be_zero_leaves_nothing() -> None:
         w = torch.tensor([0.0, -torch.inf, 0.0])
         _, info = cvxsst.softmax(P, w, f, engine="kkt", on_failure="nan", return_info=True)
         assert bool(info.empty)
+
+
+def test_utilities_far_below_the_others_are_as_forbidden(generator: torch.Generator) -> None:
+    """With every engine: right, value and gradient, where the entries can all be 0; right or told where they cannot."""
+    z = cp.Variable(5)
+    knapsack = cvxsst.Polytope(z, [z >= 0, z <= 1, z @ [3, 1, 2, 4, 1] <= 5], recognize=False)
+    lowest = torch.tensor([[-1e30], [torch.finfo(torch.float64).min], [-1e9]], dtype=torch.float64)
+    for P in (knapsack, polytopes.spanning_tree(4), polytopes.matching(4)):
+        w = utilities(P, 3, generator=generator)
+        few, many = torch.zeros_like(w, dtype=torch.bool), torch.ones_like(w, dtype=torch.bool)
+        few[:, 1], many[:, 0] = True, False
+        right = cvxsst.softmax(P, w.masked_fill(many, -1e4), engine="kkt")
+        for name, engine in ENGINES.items():
+            for f in (cvxsst.BinaryEntropy(), cvxsst.Euclidean()):
+                if not engine.supports(P, f):
+                    continue
+                results = []
+                for low in (torch.full_like(lowest, -torch.inf), lowest):
+                    leaf = torch.where(few, low, w).requires_grad_()
+                    found = cvxsst.softmax(P, leaf, f, engine=name)
+                    (gradient,) = torch.autograd.grad(found.square().sum(), leaf)
+                    results.append((found.detach(), gradient.masked_fill(few, 0.0)))
+                for masked_one, low_one in zip(*results, strict=True):
+                    assert (masked_one - low_one).abs().max() <= 1e-8
+            if name in ("fast", "enumeration") or not (engine.batched and engine.supports(P, f)):
+                continue  # closed forms answer for themselves
+            lower = torch.where(many, lowest, w)
+            found, info = cvxsst.softmax(P, lower, engine=name, on_failure="nan", return_info=True)
+            assert bool((~info.converged | ((found - right).abs().amax(dim=1) <= 1e-6)).all())

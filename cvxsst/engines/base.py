@@ -14,9 +14,12 @@ from cvxsst.autograd import SymmetricMap
 from cvxsst.polytope import Polytope
 from cvxsst.problem import Problem
 from cvxsst.regularizers import Regularizer
-from cvxsst.values import is_finite, plainly
+from cvxsst.values import holds, is_finite, plainly
 
 State = TypeVar("State")
+FAR = 1e7  # below the best utility: what is worse is forbidden at first
+LEFT = 1e-9  # a least value of z up to this is 0
+MOVED = 1e-8  # of z, by the last digit of utilities that are far apart
 # (J g, g, u, forbidden) -> J g: what is done about the instances in which J g is NaN
 Refused = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 
@@ -147,19 +150,48 @@ class Engine(ABC, Generic[State]):
         problem = problem.inspected()
         assert problem.f is not None
         state = self.state(problem.P, problem.f)
-        z, *told = self._map.with_kept(problem.u, problem.forbidden, state, refused)[:5]
+        z, *told = self._map.with_kept(problem.u, problem.forbidden, problem.P, state, refused)[:5]
         converged, residual, iterations, empty = told
         return z, Info(converged, residual, iterations, empty, np.full(len(z), self.name))
 
     def _solve(
-        self, u: torch.Tensor, forbidden: torch.Tensor | None, state: State, refused: Refused | None
+        self, u: torch.Tensor, forbidden: torch.Tensor | None, P: Polytope, state: State, refused: Refused | None
     ) -> tuple[torch.Tensor, ...]:
+        """Entries of utilities far below the others, such as -1e30, are forbidden at first: where that is possible, the
+        solution is the same, and no digit of the others is lost. The last tensor tells which were."""
+        low = _far_below(P, u)
+        if low is None:
+            return *self._found(u, forbidden, state), u.new_zeros((len(u), 0), dtype=torch.bool)
+        found = self._found(u.masked_fill(low, 0.0), low if forbidden is None else low | forbidden, state)
+        again = (low.any(dim=1) & ~found[1]).nonzero().flatten()
+        if len(again):
+            masks = None if forbidden is None else forbidden[again]
+            second: tuple[Any, ...] = self._with_rounding(u[again], masks, state)
+            if any(mine.shape[1:] != theirs.shape[1:] for mine, theirs in zip(found, second, strict=True)):
+                second = (torch.nan, False, torch.inf, 0, False)  # what is kept fits not in: told as not converged
+            for mine, theirs in zip(found, second, strict=False):
+                mine[again] = theirs
+            low[again] = False
+        return *found, low
+
+    def _found(self, u: torch.Tensor, forbidden: torch.Tensor | None, state: State) -> tuple[torch.Tensor, ...]:
         solution = self.solve(state, u, forbidden)
         z = solution.z if forbidden is None else solution.z.masked_fill(forbidden, 0.0)
         return z, *solution.told(), *solution.kept
 
+    def _with_rounding(self, u: torch.Tensor, forbidden: torch.Tensor | None, state: State) -> tuple[torch.Tensor, ...]:
+        """The same; where z moves with the last digit of u, |J e| for e of that size, it has not converged."""
+        z, converged, residual, *rest = self._found(u, forbidden, state)
+        e = torch.finfo(u.dtype).eps * u.abs().amax(dim=1, keepdim=True).expand_as(u).clone()
+        e[:, 1::2] *= -1
+        e = e if forbidden is None else e.masked_fill(forbidden, 0.0)
+        moved = self.times_jacobian(state, e, At(u, z, tuple(rest[2:]), forbidden)).abs().amax(dim=1)
+        return z, converged & (moved <= MOVED * z.abs().amax(dim=1).clamp_min(1.0)), residual.maximum(moved), *rest
+
     def _times_jacobian(self, g: torch.Tensor, u: torch.Tensor, z: torch.Tensor, *rest: Any) -> torch.Tensor:
-        *kept, forbidden, state, refused = rest[4:]
+        *kept, low, forbidden, _, state, refused = rest[4:]
+        if low.shape[1]:
+            forbidden = low if forbidden is None else low | forbidden
         g = g if forbidden is None else g.masked_fill(forbidden, 0.0)
         product = self.times_jacobian(state, g, At(u, z, tuple(kept), forbidden))
         product = product if forbidden is None else product.masked_fill(forbidden, 0.0)
@@ -168,3 +200,14 @@ class Engine(ABC, Generic[State]):
         nothing = (g == 0).all(dim=1, keepdim=True)  # asked of an instance that another engine has solved
         product = product.masked_fill(nothing, 0.0)
         return product if refused is None else refused(product, g, u, forbidden)
+
+
+def _far_below(P: Polytope, u: torch.Tensor) -> torch.Tensor | None:
+    """Which entries, of those that can be 0 and no less, are below the best by more than FAR; None if none is."""
+    if not u.numel():
+        return None
+    low = u < u.amax(dim=1, keepdim=True) - FAR
+    if not holds(low):
+        return None
+    low = low & (torch.from_numpy(P.bounds[0]).abs() <= LEFT).to(u.device)
+    return low if holds(low) else None

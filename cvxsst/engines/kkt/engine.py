@@ -10,7 +10,6 @@ from cvxsst.engines.kkt.state import LEFT, Found, State
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import Regularizer, Separable
 
-FAR = 1e7  # below the best utility: what is worse is forbidden at first
 MANY_DIGITS = 1e6  # utilities of this size: z may move with their last digit
 EPS = torch.finfo(torch.float64).eps
 
@@ -28,22 +27,6 @@ class KKT(Engine[State]):
         return State(P, f)
 
     def solve(self, state: State, u: torch.Tensor, forbidden: torch.Tensor | None) -> Solution:
-        """Entries of utilities far below the others, such as -1e30, are forbidden at first: where that is possible, the
-        solution is the same, and no digit of the others is lost."""
-        low = _far_below(state, u)
-        if not bool(low.any()):
-            return self._solved(state, u, forbidden)
-        both = low if forbidden is None else low | forbidden
-        first = self._solved(state, u.masked_fill(low, 0.0), both)
-        assert first.converged is not None
-        again = (low.any(dim=1) & ~first.converged).nonzero().flatten()
-        if len(again):
-            second = self._solved(state, u[again], None if forbidden is None else forbidden[again])
-            for mine, theirs in zip(first.tensors, second.tensors, strict=True):
-                mine[again] = theirs
-        return first
-
-    def _solved(self, state: State, u: torch.Tensor, forbidden: torch.Tensor | None) -> Solution:
         B, device, free = len(u), u.device, state.free.to(u.device)
         z = state.constant.to(device).repeat(B, 1)
         if len(free) and B:
@@ -104,14 +87,6 @@ def _in_chunks(state: State, u: torch.Tensor, forbidden: torch.Tensor | None) ->
     masks = [None] * count if forbidden is None else [m.T.contiguous() for m in forbidden.tensor_split(count)]
     found = [state.solve(part.T.contiguous(), mask) for part, mask in zip(u.tensor_split(count), masks, strict=True)]
     return Found(*(torch.cat(parts, dim=-1) for parts in zip(*found, strict=True)))
-
-
-def _far_below(state: State, u: torch.Tensor) -> torch.Tensor:
-    """Which entries, of those that can be 0 and no less, are below the best by more than FAR."""
-    if not u.numel():
-        return torch.zeros_like(u, dtype=torch.bool)
-    can = (state.lower.abs() <= LEFT).to(u.device)
-    return (u < u.amax(dim=1, keepdim=True) - FAR) & can
 
 
 def _leave_nothing(state: State, forbidden: torch.Tensor, failed: torch.Tensor) -> torch.Tensor:
