@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import cvxpy as cp
@@ -14,15 +14,19 @@ from scipy.optimize import linprog
 
 import cvxsst
 import polytopes
+from benchmarks import corpora
+from benchmarks.corpora import KINDS, TWISTS, Declaration
+from benchmarks.judgement import Tally, judge
 from benchmarks.kkt import extreme_instances
 from cvxsst.engines import ENGINES
 from cvxsst.engines.facets import derivative, newton
+from cvxsst.engines.facets import engine as facets_engine
 from cvxsst.engines.facets.derivative import face
 from cvxsst.engines.facets.description import Description, described
 from cvxsst.engines.facets.inequalities import Listed
 from cvxsst.engines.facets.newton import Found
 from cvxsst.engines.facets.state import State
-from cvxsst.geometry.facets import affine_hull_by_oracle, facets
+from cvxsst.geometry.facets import affine_hull_by_oracle, facets, projection
 from cvxsst.oracles import by_family
 from cvxsst.polytope import Map
 from cvxsst.regularizers import Separable
@@ -31,7 +35,7 @@ from polytopes import _cuts
 from . import table
 from .table import in_domain, utilities
 
-POLYTOPES = [P for P in table.POLYTOPES if P.knowledge is not None]  # a declaration without a family is refused
+POLYTOPES = table.POLYTOPES
 EUCLIDEAN, CATEGORICAL, BINARY = cvxsst.Euclidean(), cvxsst.CategoricalEntropy(), cvxsst.BinaryEntropy()
 REGULARIZERS = (EUCLIDEAN, CATEGORICAL, BINARY)
 MORE = [
@@ -40,6 +44,8 @@ MORE = [
     polytopes.arborescence(5),
     polytopes.correlated_k_subset(8, 3),
 ]
+CYCLE = list(corpora.generated(0, len(KINDS) * len(TWISTS)))  # every kind in every twist
+LIFTED = {declaration.name.split()[1].rstrip(","): declaration for declaration in CYCLE[len(KINDS) : 2 * len(KINDS)]}
 PROBLEMS = [(P, f) for P in (*POLYTOPES, *MORE) for f in REGULARIZERS if in_domain(P, f) and P.presolved.dimension > 0]
 
 
@@ -137,13 +143,97 @@ def test_affine_hull_by_the_oracle_is_that_of_the_declaration() -> None:
 
 
 def test_refusals_say_what_would_help() -> None:
-    engine = ENGINES["facets"]
-    assert "register @family.facets" in str(engine.refusal(polytopes.projective_tree(7), EUCLIDEAN))
-    assert "too many facets" in str(engine.refusal(polytopes.projective_tree(6), EUCLIDEAN))
-    assert "sum phi(z_i)" in str(engine.refusal(polytopes.simplex(3), cvxsst.ExponentialFamily()))
-    assert engine.refusal(polytopes.spanning_tree(30), BINARY) is None
+    able = ENGINES["facets"]
+    assert "register @family.facets" in str(able.refusal(polytopes.projective_tree(7), EUCLIDEAN))
+    assert "too many facets" in str(able.refusal(polytopes.projective_tree(6), EUCLIDEAN))
+    assert "sum phi(z_i)" in str(able.refusal(polytopes.simplex(3), cvxsst.ExponentialFamily()))
+    assert able.refusal(polytopes.spanning_tree(30), BINARY) is None
+    z = cp.Variable(16)
+    assert "too many inequalities" in str(able.refusal(cvxsst.Polytope(z, [cp.norm1(z) <= 1.7]), EUCLIDEAN))
+
+
+def judged(declaration: Declaration, f: Separable, T: float) -> Tally:
+    told = judge(declaration, f, T, "facets", batch=8)
+    assert told.faults == 0, "\n".join(told.notes)
+    return told
+
+
+@pytest.mark.parametrize("kind", ["slab", "total_variation", "hull", "largest"])
+def test_lifted_columns_are_eliminated(kind: str, generator: torch.Generator) -> None:
+    """Every row holds all over P, and what satisfies all rows is in P: by linear programs on the declaration."""
+    P = LIFTED[kind].P
+    found, core = projection(P.presolved.core.form), P.presolved.core
+    assert len(found.h) > 0
+    for row, most in zip(found.G, found.h, strict=True):
+        assert core.linear_program.maximize(row).value <= most + 1e-8
+    for c in torch.randn(20, core.form.n, generator=generator, dtype=torch.float64).numpy():
+        outer = linprog(-c, found.G, found.h, found.A, found.b, bounds=(None, None))
+        assert abs(-outer.fun - core.linear_program.maximize(c).value) <= 1e-8
+
+
+@pytest.mark.parametrize("kind", ["slab", "total_variation", "hull", "largest"])
+def test_lifted_columns_are_found_again(kind: str, generator: torch.Generator) -> None:
+    """The violation is that of the declaration's own rows: none in P, and some wherever z is out of it."""
+    P = LIFTED[kind].P
+    lifting = state(P, EUCLIDEAN).program(torch.device("cpu")).lifting
+    assert lifting is not None
+    c = torch.randn(12, P.size, generator=generator, dtype=torch.float64)
+    z = cvxsst.argmax(P, c)
+    middle = z.mean(0)
+    assert lifting.violation(middle + 0.99 * (z - middle)).max() <= 1e-9
+    out = middle + 1.1 * (z - middle)
+    far = torch.tensor([P.presolved.distance(one) for one in out.numpy()])
+    assert ((lifting.violation(out) > 1e-7) == (far > 1e-7)).all()
+
+
+def test_a_list_that_lacks_a_row_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """z beyond the missing row is no solution, whatever the list says."""
     z = cp.Variable(3)
-    assert "members of families" in str(engine.refusal(cvxsst.Polytope(z, [cp.norm1(z) <= 1.7]), EUCLIDEAN))
+    P = cvxsst.Polytope(z, [z >= 0, cp.norm1(z) <= 1, z[0] + 2 * z[1] <= 0.5], name="lacking")
+    whole = described(P)
+    assert isinstance(whole, Description)
+    assert isinstance(whole.inequalities, Listed)
+    some = Listed(whole.inequalities.G[1:0], whole.inequalities.h[1:0])
+    monkeypatch.setattr(facets_engine, "described", lambda P: replace(whole, inequalities=some))
+    w = torch.tensor([[2.0, 2.0, 2.0], [-1.0, -1.0, -1.0]], dtype=torch.float64)
+    _, info = cvxsst.softmax(P, w, EUCLIDEAN, engine="facets", on_failure="nan", return_info=True)
+    assert info.converged.tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("kind", "twist"), [("flow", "repeated rows"), ("half_spaces", "large"), ("knapsack", "mixed units")]
+)
+def test_rows_and_utilities_of_any_size(kind: str, twist: str) -> None:
+    declaration = CYCLE[list(KINDS).index(kind) + len(KINDS) * TWISTS.index(twist)]
+    for f in REGULARIZERS:
+        if in_domain(declaration.judge, f):
+            for T in (1.0, 0.01):
+                told = judged(declaration, f, T)
+                assert told.solved == told.certified == told.instances, "\n".join(told.notes)
+
+
+def test_derivative_beside_entries_at_their_bounds() -> None:
+    """Rows that differ in entries that do not move are one row: the metric polytope, at a degenerate point."""
+    declaration = CYCLE[list(KINDS).index("cuts")]
+    assert judged(declaration, EUCLIDEAN, 1.0).gradients >= 4
+
+
+def test_one_dense_inequality_among_a_thousand_entries(generator: torch.Generator) -> None:
+    """0 <= z <= 1, <c, z> <= h, where kkt is O(n^3): z = clip(u - lam c, 0, 1)."""
+    n = 1000
+    z, c = cp.Variable(n), torch.rand(n, generator=generator, dtype=torch.float64) + 0.1
+    h = 0.3 * float(c.sum())
+    P = cvxsst.Polytope(z, [z >= 0, z <= 1, c.numpy() @ z <= h])
+    u = torch.randn(8, n, generator=generator, dtype=torch.float64)
+    found, info = cvxsst.softmax(P, u, EUCLIDEAN, engine="facets", return_info=True)
+    assert info.converged.all()
+    assert info.iterations.max() <= 10
+    low, high = torch.zeros(8, 1, dtype=torch.float64), torch.full((8, 1), 100.0, dtype=torch.float64)
+    for _ in range(100):
+        lam = (low + high) / 2
+        over = ((u - lam * c).clamp(0, 1) @ c > h)[:, None]
+        low, high = torch.where(over, lam, low), torch.where(over, high, lam)
+    assert (found - (u - high * c).clamp(0, 1)).abs().max() <= 1e-9
 
 
 # Batches
@@ -244,7 +334,7 @@ def test_tight_rows_of_a_separation_are_found_from_nearby() -> None:
     z = (torch.tensor([2.0, 3.0, 3.0], dtype=torch.float64) / edges)[shell][None]
     cut = program.inequalities.cuts(torch.where(j < sets[1], z + 1e-3, z - 1e-3)).worst()
     one = torch.ones(1, 1, dtype=torch.float64)
-    found = Found(z, z > 0, cut.G, one, one[0], torch.zeros(1, dtype=torch.long))
+    found = Found(z, z > 0, cut.G, cut.h, one, one[0], torch.zeros(1, dtype=torch.long))
     rows = torch.cat([program.E, face(program, found)[0]])
     assert torch.linalg.matrix_rank(rows, atol=1e-9) == 3
     for size in sets:

@@ -14,13 +14,17 @@ ray has all of them. Integral vertices have integral rays, so that nothing is ro
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
 
+from cvxsst.geometry.canonical import StandardForm
 from cvxsst.geometry.presolve import RANK_TOLERANCE
 
 MOST_RAYS = 6_000  # at any time
+MOST_ROWS = 5_000  # of a projection
+LEFT = 1e-10  # of a lifted column
 MOST_PAIRS = 4_000_000  # of rays looked at for one vertex
 ON = 1e-9  # of rays scaled to a largest entry of 1: a vertex this close to a facet is on it
 EXACT = 2.0**52  # integers up to here
@@ -33,16 +37,22 @@ class TooManyFacetsError(Exception):
     """More rays than the cap allows."""
 
 
-def echelon(E: np.ndarray, e: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def echelon(
+    E: np.ndarray, e: np.ndarray, columns: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows with the same solutions as E z = e, reduced: each has an entry of 1, its pivot, where the others are 0.
 
     Sums of few entries come out as such, however E mixes them. E has full row rank; returns (rows, right-hand sides,
-    pivots).
+    pivots). With ``columns`` pivots are looked for in these alone; the last rows, as many as have none, are 0 there.
     """
     M = np.column_stack([E, e]).astype(float)
-    pivots = []
+    columns, pivots = np.arange(E.shape[1]) if columns is None else columns, []
     for row in range(len(M)):
-        k, column = np.unravel_index(np.abs(M[row:, :-1]).argmax(), M[row:, :-1].shape)
+        size = np.abs(M[row:, columns])
+        if size.max(initial=0.0) <= RANK_TOLERANCE:
+            break
+        k, j = np.unravel_index(size.argmax(), size.shape)
+        column = columns[j]
         M[[row, row + k]] = M[[row + k, row]]
         M[row] /= M[row, column]
         others = np.arange(len(M)) != row
@@ -151,3 +161,85 @@ def affine_hull_by_oracle(argmax: Callable[[np.ndarray], np.ndarray], n: int) ->
         if not leaves.any():
             return V, normals
         V = np.unique(np.vstack([V, found[leaves]]), axis=0)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """{z : A (z, y) = b, G (z, y) <= h for some y} without y, and how to find y again.
+
+    Attributes:
+        A, b, G, h: A z = b, G z <= h.
+        stages: ``(column, rows, right-hand sides)``, in the order in which y is found again from z: inequalities in
+            (z, y) without the columns of later stages.
+        columns, E, e: the rest of y, (z, y)_columns = e - E (z, y).
+    """
+
+    A: np.ndarray
+    b: np.ndarray
+    G: np.ndarray
+    h: np.ndarray
+    stages: list[tuple[int, np.ndarray, np.ndarray]]
+    columns: np.ndarray
+    E: np.ndarray
+    e: np.ndarray
+
+
+def projection(form: StandardForm) -> Projection:
+    """Fourier's elimination of the lifted columns, after those that equalities determine.
+
+    Every inequality is a nonnegative combination of those of the form; of these the minimal ones suffice (Chernikov
+    1960, Kohler 1967), computed from the rows of the form and not from one another, so that no rounding adds up.
+
+    Raises:
+        TooManyFacetsError: more than 5,000 rows on the way, or rounding leaves some of y.
+    """
+    n, N = form.n, form.columns
+    E, e, columns = echelon(form.A.toarray(), form.b, np.arange(n, N))
+    (E, A), (e, b) = np.split(E, [len(columns)]), np.split(e, [len(columns)])
+    G, h = form.G.toarray(), form.h
+    G, h = G - G[:, columns] @ E, h - G[:, columns] @ e
+    E[np.arange(len(columns)), columns] = 0.0
+    system = np.column_stack([G, h]) / np.maximum(np.abs(G).max(1, initial=0.0), ON)[:, None]
+    system = system[np.lexsort(system.T[::-1])] if len(system) else system
+    system = system[np.append(True, (np.abs(np.diff(system[:, :-1], axis=0)) > ROUNDING).any(1))[: len(system)]]
+    weights, rest = np.eye(len(system)), list(np.setdiff1d(np.arange(n, N), columns))
+    stages: list[tuple[int, np.ndarray, np.ndarray]] = []
+    while rest:
+        rows = _cleared(weights @ system)
+        above, below = ((sign * rows[:, rest] > 0).sum(0) for sign in (1, -1))
+        column = rest.pop(int((above * below - above - below).argmin()))
+        side = rows[:, column]
+        if side.any():
+            stages.insert(0, (column, rows[side != 0, :-1], rows[side != 0, -1]))
+        weights = _combined(weights, side, N - n - len(columns) - len(rest))
+    rows = weights @ system
+    if np.abs(rows[:, n:-1]).max(initial=0.0) > LEFT:
+        raise TooManyFacetsError
+    rows = rows[np.abs(rows[:, :n]).max(1, initial=0.0) > LEFT]
+    return Projection(A[:, :n], b, rows[:, :n], rows[:, -1], stages, columns, E, e)
+
+
+def _cleared(rows: np.ndarray) -> np.ndarray:
+    """What rounding left of zeros taken away."""
+    return np.where(np.abs(rows) > ROUNDING, rows, 0.0)
+
+
+def _combined(weights: np.ndarray, side: np.ndarray, eliminated: int) -> np.ndarray:
+    """The minimal nonnegative combinations with a side of 0, scaled to a largest weight of 1."""
+    above, below = np.flatnonzero(side > 0), np.flatnonzero(side < 0)
+    if len(above) * len(below) > MOST_PAIRS // 16:
+        raise TooManyFacetsError
+    used = (weights > 0).astype(np.float32)
+    size = used.sum(1)
+    union = size[above][:, None] + size[below] - used[above] @ used[below].T
+    i, j = np.nonzero(union <= eliminated + 1)
+    i, j = above[i], below[j]
+    new = np.vstack([weights[side == 0], side[i, None] * weights[j] - side[j, None] * weights[i]])
+    if len(new) > MOST_ROWS:
+        raise TooManyFacetsError
+    new /= new.max(1, keepdims=True, initial=ON)
+    used = (new > 0).astype(np.float32)
+    size, common = used.sum(1), used @ used.T
+    within = common == size  # [i, j]: all that j uses is used by i
+    within &= ~(within.T & (np.arange(len(new))[:, None] <= np.arange(len(new))))  # of equal ones the first
+    return new[~within.any(1)]

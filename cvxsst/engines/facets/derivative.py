@@ -19,12 +19,13 @@ from cvxsst.autograd import SymmetricSystem
 from cvxsst.engines.facets.newton import Found, Program
 from cvxsst.engines.facets.rows import Factor, Rows
 
-TIGHT = 1e-10  # slack, in units of z, up to which an inequality is tight
+TIGHT, DIGITS = 1e-12, 10.0  # slack up to which an inequality is tight: in units of z, and of the residual
 INDEPENDENT = 1e-10  # of its square in H: what is left of a row beside the others
 DOUBTFUL = 1e-8  # from here on that is looked at again, by elimination
 REGULARIZATION = 1e-14
-REFINEMENTS = 2
-ACCURACY = 1e-7  # of R dz = 0, for g of largest entry 1
+REFINEMENTS, MOST_REFINEMENTS = 2, 10  # so many, and then until the last moves dz by DONE of H g at most
+DONE = 1e-12
+ACCURACY = 1e-7  # of R dz = 0, for g of largest entry 1, and of the last refinement
 
 
 def face(program: Program, found: Found) -> torch.Tensor:
@@ -37,12 +38,15 @@ def face(program: Program, found: Found) -> torch.Tensor:
     H = program.slope(found.z, found.inside)
     W = _independent(program.E, W, H)
     some, generator = (lam[:, 0] > 0).nonzero()[:, 0], torch.Generator().manual_seed(0)
+    slack = (DIGITS * found.residual).clamp_min(TIGHT * program.size)[:, None]
     for _ in range(W.shape[2]):
         z, slope = found.z[some], H[some]
         d = torch.randn(z.shape[1], generator=generator, dtype=z.dtype).to(z.device)
-        outside = _normal_to(Rows(program.E, W[some]), slope)
-        more = program.inequalities.tight(z, TIGHT * program.size, outside(d.expand_as(z)))
-        new = (slope * outside(more).square()).sum(1) > INDEPENDENT * (slope * more.square()).sum(1)
+        v = _normal_to(Rows(program.E, W[some]), slope)(d.expand_as(z))
+        v = v / (slope * v).abs().amax(1, keepdim=True).clamp_min(1e-300)
+        d = slope * v  # <row, d> is 0 for the rows so far, as far as H can tell
+        more = program.inequalities.tight(z, slack[some], d)
+        new = (more * d).sum(1) > INDEPENDENT * slope.amax(1) * (v * d).sum(1)
         if not bool(new.any()):
             break
         some = some[new]
@@ -72,12 +76,16 @@ def _project(c: torch.Tensor, H: torch.Tensor, W: torch.Tensor, program: Program
 def _projection(rows: Rows, c: torch.Tensor, H: torch.Tensor) -> torch.Tensor:
     S = _regular(rows.normal_matrix(H))
     factor, right = Factor(S, REGULARIZATION), rows.times(c)
-    x, missed = torch.zeros_like(right), right
-    for _ in range(1 + REFINEMENTS):
-        x = x + factor.solve(missed)
+    x, missed, size = torch.zeros_like(right), right, c.abs().amax(1)
+    for step in range(1 + MOST_REFINEMENTS):
+        dx = factor.solve(missed)
+        x = x + dx
         missed = right - (S @ x[..., None])[..., 0]
-    wrong = ~(missed.abs().amax(1) <= ACCURACY)
-    return rows.transposed(x).masked_fill(wrong[:, None], torch.nan)
+        last = (H * rows.transposed(dx)).abs().amax(1)
+        if step >= REFINEMENTS and bool((last <= DONE * size).all()):
+            break
+    right_enough = (missed.abs().amax(1) <= ACCURACY) & (last <= ACCURACY * size)
+    return rows.transposed(x).masked_fill(~right_enough[:, None], torch.nan)
 
 
 def _regular(S: torch.Tensor) -> torch.Tensor:

@@ -4,25 +4,24 @@ Where they come from:
 
 - a family says them: ``@family.facets``, a list, or a separation where they are too many. With ``@family.argmax``
   besides, its lifted form is never looked at: the affine hull is found through the oracle;
-- an unlifted member of a family is one already;
-- of a small lifted member of a family that lists its structures the facets are computed from these, in exact integers
-  (``cvxsst.geometry.facets``).
-
-A declaration without a family is refused: its vertices are found by a search that may miss some, and on degenerate or
-badly scaled rows the engine is not yet as reliable as ``kkt``.
+- of a small lifted member of a family that lists its structures the facets are computed from these, in exact integers;
+- of any other declaration the lifted columns, if there are any, are eliminated (``cvxsst.geometry.facets``), and found
+  again for every z: so its rows are judged as they were written.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from cvxsst.engines.facets.inequalities import Inequalities, Listed, Separated, along
+from cvxsst.engines.facets.lifting import Lifting
 from cvxsst.errors import NoFastPathError
-from cvxsst.geometry.facets import TooManyFacetsError, affine_hull_by_oracle, echelon, facets
+from cvxsst.geometry.facets import TooManyFacetsError, affine_hull_by_oracle, echelon, facets, projection
+from cvxsst.geometry.linear_program import LinearProgram
 from cvxsst.oracles import by_family
 from cvxsst.polytope import Knowledge, Map, Polytope
 from cvxsst.values import plainly
@@ -64,6 +63,7 @@ class Description:
     Attributes:
         free: these entries; ``constant``: the values of the others, 0 in the free ones.
         interior: a point of the relative interior.
+        lifting: how far z is from the declaration's own rows; None where a family says what P is.
     """
 
     E: torch.Tensor
@@ -74,6 +74,7 @@ class Description:
     free: torch.Tensor
     constant: torch.Tensor
     interior: torch.Tensor
+    lifting: Lifting | None = None
 
 
 def described(P: Polytope) -> Description | str:
@@ -93,16 +94,24 @@ def _describe(P: Polytope) -> Description | str:
         free, constant, normals = (torch.from_numpy(part) for part in (place.free, place.constant, place.normals))
         separated = Separated(knowledge.separation, P.shape, free, constant, normals)
         return _description(place, *_bounds(P, place), separated)
-    if knowledge is None:
-        return f"facets solves members of families, with @family.facets, unlifted, or listed; {P!r} is none"
-    place, core = _by_presolve(P), P.presolved.core
-    if not core.form.lifted:
-        single = np.diff(core.form.G.indptr) == 1
-        place = place._replace(E=core.form.A.toarray(), e=core.form.b)
-        G, h = core.form.G[~single].toarray(), core.form.h[~single]
-        return _listed(place, core.linear_program.lower, core.linear_program.upper, G, h)
-    found = _computed(P)
-    return found if isinstance(found, str) else _listed(place, *_bounds(P, place), *found)
+    if P.presolved.form.lifted and knowledge is not None and knowledge.structures is not None:
+        found, place = _computed(P), _by_presolve(P)
+        return found if isinstance(found, str) else _listed(place, *_bounds(P, place), *found)
+    return _eliminated(P)
+
+
+def _eliminated(P: Polytope) -> Description | str:
+    """The declaration's own rows, without its lifted columns."""
+    try:
+        found = projection(P.presolved.core.form)
+    except TooManyFacetsError:
+        lifted = P.presolved.form.lifted
+        return f"{P!r} has too many inequalities in z alone to be computed from its {lifted} lifted columns"
+    place = _by_presolve(P)._replace(E=found.A, e=found.b)
+    single = np.count_nonzero(found.G, axis=1) == 1
+    box = LinearProgram(found.A, found.b, found.G[single], found.h[single], len(place.free))
+    listed = _listed(place, box.lower, box.upper, found.G[~single], found.h[~single])
+    return replace(listed, lifting=Lifting.of(P.form, P.presolved.free, found))
 
 
 def _placed(P: Polytope, knowledge: Knowledge) -> Place:
@@ -133,17 +142,15 @@ def _bounds(P: Polytope, place: Place) -> tuple[np.ndarray, np.ndarray]:
 def _computed(P: Polytope) -> tuple[np.ndarray, np.ndarray] | str:
     """The facets in the free entries, from all vertices."""
     most, dimension, cure = MOST_DIMENSIONS, P.presolved.dimension, "register @family.facets"
-    if P.knowledge is None or P.knowledge.structures is None:
-        return f"facets needs the list of the structures of a lifted declaration, and {P!r} has none: {cure}"
     if dimension > most:
         return (
-            f"facets knows the inequalities in z alone of unlifted declarations, of families with @family.facets, and "
-            f"of lifted ones of up to {most} dimensions; {P!r} has {dimension}: {cure}"
+            f"facets computes the inequalities of a lifted member of a family from its structures in up to {most} "
+            f"dimensions; {P!r} has {dimension}: {cure}"
         )
     try:
         V = P.vertices()[:, P.presolved.free]
     except NoFastPathError as error:
-        return f"facets needs the vertices of a lifted declaration: {error}; or {cure}"
+        return f"facets needs the vertices of a lifted member of a family: {error}; or {cure}"
     try:
         return facets(V, *P.presolved.core.hull)
     except TooManyFacetsError:
@@ -162,9 +169,9 @@ def _listed(place: Place, low: np.ndarray, high: np.ndarray, G: np.ndarray, h: n
 
 
 def _description(place: Place, low: np.ndarray, high: np.ndarray, inequalities: Inequalities) -> Description:
-    parts = {"E": place.E, "e": place.e, "low": low, "high": high, "free": place.free}
-    parts |= {"constant": place.constant, "interior": place.interior}
-    return Description(inequalities=inequalities, **{name: torch.from_numpy(part) for name, part in parts.items()})
+    arrays = (place.E, place.e, low, high, place.free, place.constant, place.interior)
+    E, e, least, most, free, constant, interior = map(torch.from_numpy, arrays)
+    return Description(E, e, least, most, inequalities, free, constant, interior)
 
 
 def _said_by_bounds(place: Place, low: np.ndarray, high: np.ndarray, G: np.ndarray, h: np.ndarray) -> np.ndarray:

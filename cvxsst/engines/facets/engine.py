@@ -52,8 +52,9 @@ class Facets(Engine[State]):
                 found = found.put(torch.tensor([i], device=u.device), again)
             converged = converged & ~empty
         z[:, free] = found.z + 0.0  # no -0.0
-        kept = (face(program, found), found.inside)
-        return Solution(z, converged, found.residual, found.iterations, empty, kept)
+        residual = found.residual.maximum(_missed(state, program, z, converged))
+        converged = converged & (residual <= ACCEPTED * program.size)
+        return Solution(z, converged, residual, found.iterations, empty, (face(program, found), found.inside))
 
     def times_jacobian(self, state: State, g: torch.Tensor, at: At) -> torch.Tensor:
         free = state.description.free.to(g.device)
@@ -68,6 +69,23 @@ def _solved(
 ) -> tuple[newton.Found, torch.Tensor]:
     """The solution, in its residual how far z moves with the last digit of u too; and which have converged."""
     found = newton.solve(program, u, low, high)
+    accepted = newton.REACHED * program.size
+    rows = (~(found.residual <= accepted)).nonzero().flatten()
+    if len(rows):
+        found = found.put(rows, newton.solve(program, u[rows], low[rows], high[rows], newton.CAREFUL))
     digits = (newton.ROUNDING * u.abs() * program.slope(found.z, found.inside)).amax(1)
-    converged = (found.residual <= newton.REACHED * program.size) & (digits <= ACCEPTED * program.size)
-    return found._replace(residual=found.residual.maximum(digits)), converged
+    uncertain = digits.maximum(found.still_to_go(program))
+    converged = (found.residual <= accepted) & (uncertain <= ACCEPTED * program.size)
+    return found._replace(residual=found.residual.maximum(uncertain)), converged
+
+
+def _missed(state: State, program: newton.Program, z: torch.Tensor, converged: torch.Tensor) -> torch.Tensor:
+    """How far z ``(B, n)`` is from the declaration as it was written; 0 where a family says what P is. Where lifted
+    columns magnify what is rounding in z a linear program tells."""
+    if program.lifting is None:
+        return z.new_zeros(len(z))
+    missed, presolved = program.lifting.violation(z), state.P.presolved
+    if presolved.form.lifted:
+        for i in (converged & (missed > ACCEPTED * program.size)).nonzero().flatten().tolist():
+            missed[i] = presolved.distance(z[i].cpu().numpy())
+    return missed

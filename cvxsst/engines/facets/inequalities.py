@@ -37,11 +37,12 @@ class Inequalities(Protocol):
     def cuts(self, z: torch.Tensor) -> Cuts:
         """For z ``(B, n)``: some, among them a most violated one; K = 0 where there are none at all."""
 
-    def tight(self, z: torch.Tensor, slack: float, d: torch.Tensor) -> torch.Tensor:
-        """A vector of the span of all rows with at most this slack at z, for each instance; ``(B, n)``.
+    def tight(self, z: torch.Tensor, slack: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
+        """The sum of some of the rows with at most this slack at z, each times <row, d>; of each instance, ``(B, n)``.
 
         Args:
-            d: ``(B, n)``, random directions. Where <row, d> is not 0 for some such row, it is not for this vector.
+            slack: ``(B, 1)``.
+            d: ``(B, n)``, directions of size 1. Where <row, d> is not 0 for some such row, this vector is not 0.
         """
 
     def to(self, device: torch.device) -> Inequalities: ...
@@ -59,8 +60,8 @@ class Listed:
         violation, row = torch.addmm(-self.h, z, self.G.T).max(1)
         return Cuts(self.G[row][:, None], self.h[row][:, None], violation[:, None])
 
-    def tight(self, z: torch.Tensor, slack: float, d: torch.Tensor) -> torch.Tensor:
-        """Their sum, weighted by <row, d>."""
+    def tight(self, z: torch.Tensor, slack: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
+        """All of them."""
         mask = torch.addmm(-self.h, z, self.G.T) >= -slack
         return (mask * (d @ self.G.T)) @ self.G
 
@@ -88,8 +89,8 @@ class Separated:
         G, h = (G / size[..., None]).masked_fill(~says_something[..., None], 0.0), (h / size) * says_something
         return Cuts(G, h, (G @ z[..., None])[..., 0] - h)
 
-    def tight(self, z: torch.Tensor, slack: float, d: torch.Tensor) -> torch.Tensor:
-        """What z would violate most if it moved a little along d, or against it."""
+    def tight(self, z: torch.Tensor, slack: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
+        """The one that z would violate most if it moved a little along d, or against it."""
         best, most = torch.zeros_like(z), torch.zeros_like(z[:, 0])
         for step in (NEARBY * d, -NEARBY * d):
             G, h, _ = self.cuts(z + step)
@@ -101,7 +102,7 @@ class Separated:
             better = most_ahead > most
             best = torch.where(better[:, None], G[torch.arange(len(z), device=z.device), row], best)
             most = torch.where(better, most_ahead, most)
-        return best
+        return best * (best * d).sum(1, keepdim=True)
 
     def to(self, device: torch.device) -> Separated:
         moved = (t.to(device) for t in (self.free, self.constant, self.hull))

@@ -13,6 +13,9 @@ a former set: the dual objective falls from set to set. At T = 1 few instances h
 
 Where the utilities spread far an entropy is too curved for Newton from afar: there u is scaled down to a spread of 14
 and brought back by a factor of 2.5 at a time, the multipliers with it (at low temperature they are proportional to u).
+What is not solved so is tried again ``CAREFUL``ly: any f in that way, with smaller steps, each to where the dual
+objective is least. A step that is cut short without a turn in sight may be longer the next time: rows in small units
+need multipliers of any size.
 Every instance is on its own; an entry that -inf forbids has low = high = 0 in its instance.
 
 Edmonds 1970 and 1971 (forests, arborescences), Edmonds 1965 (matchings) and Rado 1952 (the permutahedron) describe
@@ -21,30 +24,51 @@ polytopes that way; Goldfarb and Idnani 1983 is this method for a quadratic f.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import NamedTuple
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
 
 import torch
 
 from cvxsst.engines.facets.inequalities import Cuts, Inequalities
+from cvxsst.engines.facets.lifting import Lifting
 from cvxsst.engines.facets.rows import Factor, Rows
 from cvxsst.regularizers import Separable
 
-STEPS = 400
 HALVINGS = 30
-NEAR_SPREAD, GROWTH = 14.0, 2.5
 TOLERANCE = 1e-13  # of E z - e and W z - h, in units of z
 ROUNDING = 4 * torch.finfo(torch.float64).eps  # of z, relative to the spread of u
 REACHED = 1e-9  # the same where rounding allows no more
 ROUGH = 1e-3  # the same where u is still scaled down
 EARLY = 1e-1  # error up to which the most violated inequality joins a working set that is not yet settled
-CAREFUL = 150  # steps from which on it is settled first
 DAMPING = (1e-13, 1e-10, 1e-7)  # of R H R', relative to its diagonal; the next where a step would be absurd
 ABSURD = 1e3  # so many times the longest step
 FLAT = 1e-100  # a curvature that is none
 LONGEST = 30.0  # a step moves u - R'mu by the spread of u and this, at most
 MOST_NUMBERS = {"cpu": 2**21, "cuda": 2**26}  # of R for the instances that are solved at a time
 ROWS = 8  # of W, expected
+
+
+class Manner(NamedTuple):
+    """How to go.
+
+    Attributes:
+        steps: at most.
+        spread: of u at first, if f is steep; ``elsewhere``: if not, in units of P.
+        growth: of u, once that is solved.
+        past: how far a step may go past the least value of the dual objective, as a share of its slope.
+        eager: whether inequalities join a working set that is not yet settled.
+    """
+
+    steps: int
+    spread: float
+    elsewhere: float
+    growth: float
+    past: float
+    eager: bool
+
+
+USUAL = Manner(100, 14.0, torch.inf, 2.5, 0.5, True)
+CAREFUL = Manner(400, 5.0, 5.0, 2.0, 0.05, False)
 
 
 @dataclass
@@ -56,6 +80,7 @@ class Program:
         low, high: the bounds that z is clamped to; infinite where others imply them.
         center: phi' at an interior point.
         size: the largest entry of P, at least 1.
+        lifting: of the description.
     """
 
     E: torch.Tensor
@@ -67,10 +92,12 @@ class Program:
     inequalities: Inequalities
     f: Separable
     size: float
+    lifting: Lifting | None
 
     def to(self, device: torch.device) -> Program:
-        moved = {name: getattr(self, name).to(device) for name in ("E", "e", "gram", "low", "high", "center")}
-        return Program(**moved, inequalities=self.inequalities.to(device), f=self.f, size=self.size)
+        names = ("E", "e", "gram", "low", "high", "center", "inequalities")
+        moved: dict[str, Any] = {name: getattr(self, name).to(device) for name in names}
+        return replace(self, **moved, lifting=self.lifting and self.lifting.to(device))
 
     def chunks(self, B: int, rows: int = ROWS) -> int:
         """Into how many chunks a batch of B is cut."""
@@ -83,12 +110,13 @@ class Program:
 
 
 class Found(NamedTuple):
-    """z ``(B, n)``, where it is not clamped ``(B, n)``, the working set ``(B, K, n)`` with multipliers ``(B, K)``,
+    """z ``(B, n)``, where it is not clamped ``(B, n)``, the working set W ``(B, K, n)``, h with multipliers ``(B, K)``,
     residual, iterations ``(B,)``."""
 
     z: torch.Tensor
     inside: torch.Tensor
     W: torch.Tensor
+    h: torch.Tensor
     lam: torch.Tensor
     residual: torch.Tensor
     iterations: torch.Tensor
@@ -98,20 +126,29 @@ class Found(NamedTuple):
         """To be filled in, for u ``(B, n)``."""
         B, n = u.shape
         inside, iterations = torch.zeros_like(u, dtype=torch.bool), torch.zeros(B, dtype=torch.long, device=u.device)
-        return Found(u.new_zeros(B, n), inside, u.new_zeros(B, 0, n), u.new_zeros(B, 0), u.new_zeros(B), iterations)
+        W, nothing = u.new_zeros(B, 0, n), u.new_zeros(B, 0)
+        return Found(u.new_zeros(B, n), inside, W, nothing, nothing, u.new_zeros(B), iterations)
+
+    def still_to_go(self, program: Program) -> torch.Tensor:
+        """How far another step of Newton's method would move z: what rows in other units miss, in units of z."""
+        H = program.slope(self.z, self.inside)
+        rows = Rows(program.E, self.W.masked_fill((self.lam <= 0)[..., None], 0.0))
+        if not len(program.e) and not self.W.shape[1]:
+            return torch.zeros_like(self.residual)
+        right = torch.cat([program.e.expand(len(H), -1), self.h.masked_fill(self.lam <= 0, 0.0)], 1)
+        step = Factor(rows.normal_matrix(H), 1e-14).solve(rows.times(self.z) - right)
+        return (H * rows.transposed(step)).abs().amax(1).nan_to_num(nan=torch.inf)
 
     def put(self, rows: torch.Tensor, other: Found) -> Found:
         """These instances replaced; their iterations add up."""
-        W, lam, K = self.W, self.lam, other.lam.shape[1]
-        if lam.shape[1] < K:
-            more, pad = K - lam.shape[1], torch.nn.functional.pad
-            W, lam = pad(W, (0, 0, 0, more)), pad(lam, (0, more))
-        W[rows, :K], lam[rows, :K] = other.W, other.lam
-        W[rows, K:], lam[rows, K:] = 0.0, 0.0
+        K, more, pad = other.lam.shape[1], max(0, other.lam.shape[1] - self.lam.shape[1]), torch.nn.functional.pad
+        W, h, lam = pad(self.W, (0, 0, 0, more)), pad(self.h, (0, more)), pad(self.lam, (0, more))
+        for mine, theirs in ((W, other.W), (h, other.h), (lam, other.lam)):
+            mine[rows, :K], mine[rows, K:] = theirs, 0.0
         for mine, theirs in ((self.z, other.z), (self.inside, other.inside), (self.residual, other.residual)):
             mine[rows] = theirs
         self.iterations[rows] += other.iterations
-        return self._replace(W=W, lam=lam)
+        return self._replace(W=W, h=h, lam=lam)
 
 
 @dataclass
@@ -120,7 +157,7 @@ class Live:
 
     Attributes:
         index: positions in the batch.
-        u, low, high: their data. scale: the factor on u. goal: the tolerance. longest: the limit on a step.
+        u, low, high: their data; spread: of u; scale: a factor on u. goal: the tolerance. longest: the limit on a step.
         clear: nothing was violated when last asked about this working set. mu: multipliers, those of E first.
         W, h: the working sets, rows of zeros where an instance has fewer.
         z: phi*' of the multipliers. miss: (E z - e, W z - h).
@@ -130,6 +167,7 @@ class Live:
     u: torch.Tensor
     low: torch.Tensor
     high: torch.Tensor
+    spread: torch.Tensor
     goal: torch.Tensor
     longest: torch.Tensor
     scale: torch.Tensor
@@ -155,54 +193,76 @@ class Live:
     def at(self, program: Program, mu: torch.Tensor) -> None:
         """Go to these multipliers."""
         rows = Rows(program.E, self.W)
-        z = program.f.primal(self.u * self.scale[:, None] - rows.transposed(mu)).clamp(self.low, self.high)
+        normal = rows.transposed(mu)
+        z = program.f.primal(self.u * self.scale[:, None] - normal).clamp(self.low, self.high)
         right = torch.cat([program.e.expand(len(z), -1), self.h], 1) if self.h.shape[1] else program.e
         self.mu, self.z, self.miss = mu, z, rows.times(z) - right
+        rounding = ROUNDING * (program.slope(z, self.inside) * (self.spread[:, None] + normal.abs())).sum(1)
+        self.goal = (TOLERANCE * program.size + rounding).clamp(max=REACHED * program.size)
 
 
-def solve(program: Program, u: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> Found:
+def solve(program: Program, u: torch.Tensor, low: torch.Tensor, high: torch.Tensor, manner: Manner = USUAL) -> Found:
     """z for the rows of u ``(B, n)``, clamped to low and high ``(B, n)``; ``residual``: how far E z = e, the bounds and
     all inequalities are missed, and those with lam > 0 not met with equality."""
     found, start = Found.empty(u), 0
     for part in zip(*(x.tensor_split(program.chunks(len(u))) for x in (u, low, high)), strict=True):
-        found = _run(program, _start(program, start, *part), found)
+        found = _run(program, _start(program, manner, start, *part), found, manner)
         start += len(part[0])
     return found
 
 
-def _run(program: Program, live: Live, found: Found) -> Found:
-    for step in range(STEPS + 1):
+def _run(program: Program, live: Live, found: Found, manner: Manner) -> Found:
+    for step in range(manner.steps + 1):
         error = _error(program, live)
         near = error <= live.aim(program)
-        if step < CAREFUL:
+        if manner.eager:
             near |= (error <= EARLY * program.size) & ~live.clear
+        near |= step == manner.steps  # nothing counts that was not held against all inequalities
         done = torch.zeros_like(near)
         if bool(near.any()):
-            done, error = _extend(program, live, near, error)
-        if step == STEPS:
+            done, error = _extend(program, live, near, error, manner.growth)
+        if step == manner.steps:
             done = torch.ones_like(done)
         if bool(done.any()):
             part, m = live.of(done), len(program.e)
             steps = torch.full_like(part.index, step)
-            told = Found(part.z, part.inside, part.W, part.mu[:, m:], error[done], steps)
+            told = Found(part.z, part.inside, part.W, part.h, part.mu[:, m:], error[done], steps)
             found = found.put(part.index, told)
             live = live.of(~done)
             if not len(live.index):
                 break
-        _newton(program, live)
+        _newton(program, live, manner.past)
     return found
 
 
-def _start(program: Program, start: int, u: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> Live:
+def _start(
+    program: Program, manner: Manner, start: int, u: torch.Tensor, low: torch.Tensor, high: torch.Tensor
+) -> Live:
     B, n = u.shape
     spread = u.amax(1) - u.amin(1)
-    scale = (NEAR_SPREAD / spread).clamp(max=1.0) if program.f.steep else torch.ones_like(spread)
+    near = manner.spread if program.f.steep else manner.elsewhere * program.size
+    scale = (near / spread).clamp(max=1.0)
+    reach = 0.0 if program.f.steep else 2 * program.size  # of phi'
     mu = torch.cholesky_solve(program.E @ (u * scale[:, None] - program.center).T, program.gram).T
-    goal = (TOLERANCE * program.size + ROUNDING * spread).clamp(max=REACHED * program.size)
     index = start + torch.arange(B, device=u.device)
     nothing = u.new_zeros(B, 0, n)
     clear = torch.zeros(B, dtype=torch.bool, device=u.device)
-    live = Live(index, u, low, high, goal, LONGEST + spread, scale, clear, mu, nothing, nothing[:, :, 0], u, u)
+    live = Live(
+        index,
+        u,
+        low,
+        high,
+        spread,
+        spread,
+        LONGEST + spread * scale + reach,
+        scale,
+        clear,
+        mu,
+        nothing,
+        nothing[:, :, 0],
+        u,
+        u,
+    )
     live.at(program, mu)
     return live
 
@@ -218,7 +278,9 @@ def _error(program: Program, live: Live) -> torch.Tensor:
     return miss.abs().amax(1)
 
 
-def _extend(program: Program, live: Live, near: torch.Tensor, error: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _extend(
+    program: Program, live: Live, near: torch.Tensor, error: torch.Tensor, growth: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Let the most violated inequality join, in instances whose working set is nearly settled; which are done, and the
     error with what they violate."""
     which, aim = near.nonzero()[:, 0], live.aim(program)
@@ -233,14 +295,14 @@ def _extend(program: Program, live: Live, near: torch.Tensor, error: torch.Tenso
         if bool(violated.any()):
             _join(program, live, which[violated], cut.of(violated))
             settled[which[violated]] = False
-    return _grow(program, live, settled), error
+    return _grow(program, live, settled, growth), error
 
 
-def _grow(program: Program, live: Live, settled: torch.Tensor) -> torch.Tensor:
+def _grow(program: Program, live: Live, settled: torch.Tensor, growth: float) -> torch.Tensor:
     """Bring u closer to what it is; which instances are there."""
     small = settled & (live.scale < 1)
     if bool(small.any()):
-        factor = torch.where(small, (1 / live.scale).clamp(max=GROWTH), 1.0)
+        factor = torch.where(small, (1 / live.scale).clamp(max=growth), 1.0)
         live.scale = torch.where(small, (live.scale * factor).clamp(max=1.0), live.scale)
         live.clear &= ~small
         live.at(program, live.mu * factor[:, None])
@@ -259,7 +321,7 @@ def _join(program: Program, live: Live, which: torch.Tensor, cut: Cuts) -> None:
     live.miss[which, m + slot] = cut.violation[:, 0]
 
 
-def _newton(program: Program, live: Live) -> None:
+def _newton(program: Program, live: Live, share: float) -> None:
     """One step, shortened until the dual objective, convex, is not far past its least value."""
     if not live.miss.shape[1]:
         return
@@ -277,9 +339,10 @@ def _newton(program: Program, live: Live) -> None:
         part = live.of(rows)
         direction[rows] = _direction(program, part, miss[rows], error[rows], damping)
         moved[rows] = Rows(program.E, part.W).transposed(direction[rows]).abs().amax(1)
-    enough = 0.5 * (miss * direction).sum(1) + 0.1 * live.goal * direction.abs().sum(1)  # the second part is rounding
+    enough = share * (miss * direction).sum(1) + 0.1 * live.goal * direction.abs().sum(1)  # the second part is rounding
     t = (live.longest / moved).clamp(max=1.0)
     past = _move(program, live, t, direction)
+    live.longest = torch.where((t < 1) & (past < -enough), 4 * live.longest, live.longest)
     rows = (past > enough).nonzero()[:, 0]
     if len(rows):
         _shorten(program, live, rows, *(x[rows] for x in (t, direction, enough, past)))
@@ -314,7 +377,7 @@ def _shorten(
         low, high = torch.where(near, t, low), torch.where(far, t, high)
         new = torch.where(far | near, (low + high) / 2, t)
         past, t = _move(program, part, new - t, direction), new
-    live.mu[rows], live.z[rows], live.miss[rows] = part.mu, part.z, part.miss
+    live.mu[rows], live.z[rows], live.miss[rows], live.goal[rows] = part.mu, part.z, part.miss, part.goal
 
 
 def _direction(program: Program, live: Live, miss: torch.Tensor, error: torch.Tensor, relative: float) -> torch.Tensor:
@@ -323,9 +386,9 @@ def _direction(program: Program, live: Live, miss: torch.Tensor, error: torch.Te
     m, r = len(program.e), miss.shape[1]
     S = Rows(program.E, live.W).normal_matrix(program.slope(live.z, live.inside))
     diagonal = S.diagonal(dim1=1, dim2=2)
-    damping = relative * diagonal.amax(1) + 1e-3 * error.clamp_max(1.0).square() * diagonal.mean(1)
+    damping = relative + 1e-3 * error.clamp_max(1.0).square()
     flat = (0.1 * error / live.longest).clamp_min(FLAT)  # all of z clamped: a step of the order of u
-    diagonal.add_(damping[:, None] + (diagonal < FLAT) * flat[:, None])
+    diagonal.add_(damping[:, None] * diagonal + (diagonal < FLAT) * flat[:, None])
     if r == m:
         return Factor(S).solve(miss)
     lam = live.mu[:, m:]

@@ -69,4 +69,4 @@ def _program(P: Polytope, f: Separable, d: Description) -> Program:
     if np.isfinite(low):  # phi*' may grow exponentially
         most = most.clamp(max=CAP * size)
     gram, center = torch.linalg.cholesky(d.E @ d.E.T), f.gradient(d.interior)
-    return Program(d.E, d.e, gram, least, most, center, d.inequalities, f, size)
+    return Program(d.E, d.e, gram, least, most, center, d.inequalities, f, size, d.lifting)
