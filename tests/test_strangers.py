@@ -281,3 +281,18 @@ def test_all_is_solved(twist):
         for k, f in enumerate(supported(of(kind, twist), list(REGULARIZERS), "auto")):
             told.add(judge(of(kind, twist), f, TEMPERATURES[(i + k + 1) % 4], "auto", batch=8, gradients=0))
     assert told.solved == told.certified == told.instances, "\n".join(told.notes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "twist", "f", "T"),
+    [
+        ("transport", "mixed units", "binary", 0.1),
+        ("capped_simplex", "large", "categorical", 1.0),
+        ("cuts", "plain", "categorical", 0.01),
+        ("knapsack", "mixed units", "binary", 0.01),
+        ("half_spaces", "mixed units", "categorical", 0.01),
+    ],
+)
+def test_the_reference_solves_all_of_these_too(kind, twist, f, T):
+    told = judge(of(kind, twist), REGULARIZERS[f], T, "cvxpylayer", batch=3, gradients=1)
+    assert (told.solved, told.certified, told.faults) == (3, 3, 0), "\n".join(told.notes)

@@ -4,11 +4,13 @@ CvxpyLayer solves the declaration as a cone program. On its own its z is off by 
 low temperature, and it looks at neither its input nor the solver's status. So here
 
 1. the problem is stated in the free entries of z, on the face that the -inf entries leave, with u reduced by its
-   component orthogonal to the affine hull (which changes nothing but the rounding);
+   component orthogonal to the affine hull (which changes nothing but the rounding); rows, columns and the objective in
+   units of their own;
 2. CvxpyLayer gives z and the multipliers; one instance that makes the solver fail is solved again alone;
 3. the multipliers tell the active constraints, Newton on that face (``cvxsst.geometry.faces``) removes the error left,
-   and the derivative is that of the face;
-4. the certificate judges the result, whatever the solver said; ``converged`` means: z is within 1e-6.
+   and the derivative is that of the face; constraints that the optimality of z does not need are dropped again;
+4. the certificate judges the result on the declaration, whatever the solver said; ``converged`` means: z is within
+   1e-6, relative to the largest entry of P if that is above 1.
 
 Its limit: Clarabel resolves multipliers to about 1e-12, so that on lifted polytopes with an entropy it cannot tell
 which constraints are active once entries of z fall below that (u spread beyond 20 or so). Such instances are reported
@@ -27,13 +29,17 @@ from typing import Any, NamedTuple
 import cvxpy as cp
 import diffcp
 import numpy as np
+import scipy.sparse as sp
 import torch
 from cvxpylayers.torch import CvxpyLayer
+from scipy.optimize import lsq_linear
 
 from cvxsst.cache import Cache
 from cvxsst.engines.base import At, Engine, Solution
 from cvxsst.errors import EmptyPolytopeError
+from cvxsst.geometry.canonical import divided, largest
 from cvxsst.geometry.faces import Face, said_by_domain
+from cvxsst.geometry.presolve import column_bounds
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import Regularizer
 
@@ -50,6 +56,8 @@ CLARABEL: dict[str, Any] = {
 }
 SOLVER_FAILURES = (diffcp.SolverError, RuntimeError, ValueError)
 FACES_KEPT = 512
+NARROWINGS = 4  # of a guess that takes too many constraints for active
+NEAR = 1e-5  # to the cone solver's z, relative to the size of P
 
 
 class Refined(NamedTuple):
@@ -138,24 +146,40 @@ class ConeProgram:
         self.places = allowed[face.free]
         self.constant = np.zeros(P.size)
         self.constant[allowed] = face.interior[: len(allowed)]
+        self.constant = np.clip(self.constant, *P.bounds)  # a zero is 0, not -1e-33
         self.slice = f.slice(P, self.places, self.constant)
         self.tolerance = self.slice.tolerance
         # the cone of f's epigraph says the other rows
         rows, said = np.arange(self.core.form.G.shape[0]), said_by_domain(self.core, f.domain)
         self.inequalities = np.setdiff1d(rows, said)
+        self.sizes = self._sizes()
         self.layer = self._cone_program() if len(self.places) else None
         self._faces: Cache[bytes, Face] = Cache(FACES_KEPT)
 
     def _cone_program(self) -> CvxpyLayer:
+        """The rows divided by their largest entries, in columns divided by the size that each has over P."""
         form, parameter = self.core.form, cp.Parameter(self.core.form.n)
         x = cp.Variable(form.columns)
-        equalities, inequalities = form.A @ x == form.b, form.G[self.inequalities] @ x <= form.h[self.inequalities]
-        constraints = ([equalities] if form.A.shape[0] else []) + ([inequalities] if len(self.inequalities) else [])
-        objective = cp.Minimize(self.slice.expression(x[: form.n]) - parameter @ x[: form.n])
+        z = cp.multiply(self.sizes[: form.n], x[: form.n])
+        (A, b), (G, h) = (divided(M @ sp.diags_array(self.sizes), right, scale) for M, right, scale in self._rows())
+        constraints = [*([A @ x == b] if len(b) else []), *([G @ x <= h] if len(h) else [])]
+        objective = cp.Minimize((self.slice.expression(z) - parameter @ z) / self.slice.scale)
         duals = [constraint.dual_variables[0] for constraint in constraints]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that a cone is approximated: the face and the certificate set that right
             return CvxpyLayer(cp.Problem(objective, constraints), parameters=[parameter], variables=[x, *duals])
+
+    def _rows(self) -> list[tuple[sp.csr_array, np.ndarray, np.ndarray]]:
+        """A with b, and the inequalities with theirs, each with what its rows are divided by."""
+        form = self.core.form
+        rows = [(form.A, form.b), (form.G[self.inequalities], form.h[self.inequalities])]
+        return [(M, right, largest(sp.csr_array(M @ sp.diags_array(self.sizes)))) for M, right in rows]
+
+    def _sizes(self) -> np.ndarray:
+        """The largest absolute value of each column over P, as far as its rows tell; 1 where they do not."""
+        most = np.maximum(*np.abs(column_bounds(self.core.form, passes=3)))
+        most[: self.core.form.n] = np.maximum(*np.abs(self.P.bounds))[self.places]
+        return np.where(np.isfinite(most) & (most > 0), most, 1.0)
 
     def solve(self, u: np.ndarray) -> list[Refined]:
         """The solutions for u ``(rows, P.size)``, in the free entries."""
@@ -168,12 +192,13 @@ class ConeProgram:
 
     def _cone_solutions(self, u: np.ndarray) -> list[ConeSolution]:
         assert self.layer is not None
-        form, G, h = self.core.form, self.core.form.G[self.inequalities], self.core.form.h[self.inequalities]
+        (A, _, by_row), (G, h, by_inequality) = self._rows()
         x, *duals = _solve_one_by_one_if_need_be(self.layer, u)
-        nu = duals.pop(0) if form.A.shape[0] else np.zeros((len(u), 0))
-        mu = duals.pop(0) if len(self.inequalities) else np.zeros((len(u), 0))
-        normal = (form.A.T @ nu.T + G.T @ mu.T).T[:, : form.n]
-        return list(map(ConeSolution, x[:, : form.n], normal, h - (G @ x.T).T, mu))
+        nu = duals.pop(0) if len(by_row) else np.zeros((len(u), 0))
+        mu = duals.pop(0) if len(h) else np.zeros((len(u), 0))
+        x, scale, n = x * self.sizes, self.slice.scale, self.core.form.n
+        normal = scale * (A.T @ (nu / by_row).T + G.T @ (mu / by_inequality).T).T[:, :n]
+        return list(map(ConeSolution, x[:, :n], normal, (h - (G @ x.T).T) / by_inequality, mu))
 
     def _refined(self, u: np.ndarray, cone: ConeSolution) -> Refined:
         """The best of the maximizers over the faces on which the solution may lie."""
@@ -183,12 +208,19 @@ class ConeProgram:
         if self.slice.may_be_rough:
             best = Refined(cone.z, self._residual(u, cone.z, cone.normal), 0, lambda: self._own_jacobian(u))
         for active in _plausible_active_sets(cone.slack, cone.multiplier):
-            z, normal, steps, jacobian = self.slice.maximize(self._face(active), u, cone.z, cone.normal)
-            residual = self._residual(u, z, normal)
-            if jacobian is not None and residual <= max(best.residual, self.slice.refined):
-                best = Refined(z, residual, steps, jacobian)
-            if residual <= self.slice.refined:
-                break
+            for _ in range(NARROWINGS):
+                z, normal, steps, jacobian = self.slice.maximize(self._face(active), u, cone.z, cone.normal)
+                residual, needed = self._residual(u, z, normal), active
+                if self.slice.refined < residual and np.abs(z - cone.z).max() <= NEAR * self.sizes.max():
+                    normal, needed = self._explained(u, z, active)
+                    residual = min(residual, self._residual(u, z, normal))
+                if jacobian is not None and residual <= max(best.residual, self.slice.refined):
+                    best = Refined(z, residual, steps, jacobian)
+                if residual <= self.slice.refined:
+                    return best
+                if np.array_equal(needed, active):
+                    break
+                active = needed
         return best
 
     def _residual(self, u: np.ndarray, z: np.ndarray, normal: np.ndarray) -> float:
@@ -200,6 +232,23 @@ class ConeProgram:
         assert vertex is not None, "a presolved form has a point"
         gap = float(g @ (vertex[: len(z)] - z)) + D
         return self.slice.error(gap, self.core.distance(z), u)
+
+    def _explained(self, u: np.ndarray, z: np.ndarray, active: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The vector A'nu + G'mu, mu >= 0 on the active rows, that is nearest to u - f'(z), entry by entry as much as
+        it moves z: what an entry of 1e-30 says of it, which a face takes at its word, is next to nothing.
+
+        Also which of the active rows it takes, with mu > 0.
+        """
+        form, (weight, target, beyond) = self.core.form, self.slice.stationarity(u, z)
+        rows = np.vstack([form.A.toarray(), form.G[self.inequalities[active]].toarray()])
+        rows = np.vstack([rows, -beyond[:, None] * np.eye(form.n, form.columns)])  # how far u - f' is beyond its end
+        weight = np.append(weight, np.full(form.lifted, weight.max(initial=1e-9)))
+        least = np.where(np.arange(len(rows)) < len(form.b), -np.inf, 0.0)
+        right = weight * np.append(target, np.zeros(form.lifted))
+        multipliers = lsq_linear(weight[:, None] * rows.T, right, (least, np.inf), method="bvls").x
+        multipliers[-form.n :], needed = 0.0, active.copy()
+        needed[active] = multipliers[len(form.b) : -form.n] > 0
+        return (multipliers @ rows)[: form.n], needed
 
     def _face(self, active: np.ndarray) -> Face:
         rows = self.inequalities[active]
@@ -224,7 +273,7 @@ def _plausible_active_sets(slack: np.ndarray, multiplier: np.ndarray) -> Iterato
     ratio of the two, is tried, then the constraints that are active beyond doubt, then those that may be active. The
     certificate decides.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         ratio = np.nan_to_num(np.maximum(multiplier, 0) / np.maximum(slack, 1e-300), posinf=1e300)
     order = np.argsort(-ratio, kind="stable")
     likely = int(np.count_nonzero(ratio > 1))

@@ -92,7 +92,9 @@ class Face:
                     break
             else:
                 break  # rounding is reached
-        return z, self.E.T @ a, steps
+        # z has the rounding of u - E'a, which is that of u: back to the face, each entry as far as it moves
+        back = phi.slope(torch.from_numpy(z)).numpy() * (self.E.T @ self._newton_step(phi, z, miss))
+        return np.clip(np.where(np.isfinite(back), z - back, z), *phi.domain), self.E.T @ a, steps
 
     def normal_at(self, phi: Entrywise, u: np.ndarray, z: np.ndarray) -> np.ndarray:
         """The vector g normal to the face for which phi*'(u - g) is close to z."""

@@ -124,11 +124,13 @@ class Slice(ABC):
     Attributes:
         tolerance: on ``error``: below it a solution is accepted.
         refined: on ``error``: below it no further face is tried.
+        scale: by how much f varies over P, roughly.
         may_be_rough: whether f may lack a second derivative, so that a cone solver's own z and derivative must do.
     """
 
     tolerance: float
     refined: float
+    scale: float = 1.0
     may_be_rough = False
 
     @abstractmethod
@@ -142,6 +144,11 @@ class Slice(ABC):
     @abstractmethod
     def bound(self, u: np.ndarray, z: np.ndarray, normal: np.ndarray) -> tuple[np.ndarray, float]:
         """(g, D) for (1); ``normal``: what is believed to be u - f'(z)."""
+
+    @abstractmethod
+    def stationarity(self, u: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """How much each entry of z moves with u (its square root); u - f'(z); and where z is beyond what f' resolves at
+        an end of the domain: there any larger (1), or smaller (-1), number does as well."""
 
     @abstractmethod
     def error(self, gap: float, distance: float, u: np.ndarray) -> float:

@@ -126,5 +126,8 @@ class _CustomSlice(Slice):
     def bound(self, u: np.ndarray, z: np.ndarray, normal: np.ndarray) -> tuple[np.ndarray, float]:
         return u - self._gradient(z), 0.0
 
+    def stationarity(self, u: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return np.ones(len(z)), u - self._gradient(z), np.zeros(len(z))
+
     def error(self, gap: float, distance: float, u: np.ndarray) -> float:
         return max(distance, gap / (1.0 + float(np.abs(u) @ self.width)))

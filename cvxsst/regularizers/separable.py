@@ -25,6 +25,7 @@ TIGHT = 1e-7  # slack below which z is taken to lie on a face
 NEARLY_TIGHT = 1e-6  # and below which a constraint may be about to leave, or to enter, the active ones
 EPS = torch.finfo(torch.float64).eps
 TOLERANCE = 1e-6  # of the reference engine: distance from z to the solution, relative to the largest entry if > 1
+REFINED = 1e-7  # and where it looks no further
 
 
 class Separable(Regularizer):
@@ -156,7 +157,8 @@ class SeparableSlice(Slice):
     def __init__(self, f: Separable, P: Polytope, places: np.ndarray):
         size = float(np.abs(P.bounds).max(initial=0.0))
         self.f, self.curvature = f, f.curvature_up_to(size)
-        self.tolerance = self.refined = TOLERANCE * max(1.0, size)
+        self.tolerance, self.refined = TOLERANCE * max(1.0, size), REFINED * max(1.0, size)
+        self.scale = self.curvature * size**2
         program = P.presolved.linear_program
         self.lower, self.upper = program.lower[places], program.upper[places]
 
@@ -181,6 +183,11 @@ class SeparableSlice(Slice):
         at = self.f.inside(torch.from_numpy(z), 0.0)
         rounding = 4 * EPS * float(np.abs(normal) @ (1 + np.abs(z)))
         return normal, self.f.excess(at, torch.from_numpy(u - normal)).sum().item() - rounding
+
+    def stationarity(self, u: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        inside = self.f.inside(torch.from_numpy(z), 1e-16)
+        weight, target = self.f.slope(inside).clamp_min(0.0).sqrt(), u - self.f.gradient(inside).numpy()
+        return weight.numpy(), target, np.sign(inside.numpy() - z) if self.f.steep else np.zeros(len(z))
 
     def error(self, gap: float, distance: float, u: np.ndarray) -> float:
         """|z - z*|^2 <= 2 gap / curvature."""
