@@ -24,6 +24,10 @@ u - z along the face, and is as far from the solution as these from u at most; e
 *Cost*, for each instance, on a face of k dimensions in n: about k calls of the oracle, k (n + k) numbers a call;
 n k numbers kept for the derivative.
 
+Measured, forward and backward of 128 instances, T = 1, one thread, against kkt: spanning_tree(6) 8 times as fast,
+arborescence(5) and correlated_k_subset(10, 3) 7 times, matching(6) 4 and matching(10) 60 times; without an oracle of
+the family 1 to 20 times as slow (``python -m benchmarks.engines``). 4,096 of spanning_tree(10) take 254 MB.
+
 Sources: Wolfe 1976, "Finding the nearest point in a polytope"; Lacoste-Julien and Jaggi 2015, "On the global linear
 convergence of Frank-Wolfe optimization variants"; Niculae, Martins, Blondel and Cardie 2018, "SparseMAP".
 """
