@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import cvxpy as cp
 import numpy as np
@@ -40,6 +41,11 @@ class StandardForm:
     def lifted(self) -> int:
         """How many columns are lifted."""
         return self.columns - self.n
+
+    @cached_property
+    def is_box(self) -> bool:
+        """Whether all inequalities are bounds of single columns, and none is lifted."""
+        return not self.lifted and bool(np.all(np.diff(self.G.indptr) <= 1))
 
     def without(self, fixed: np.ndarray, values: np.ndarray) -> StandardForm:
         """The slice in which the columns of z listed in ``fixed`` have these values, those columns removed."""

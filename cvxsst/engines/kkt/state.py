@@ -104,7 +104,7 @@ class State:
             self._interior[cpu] = _interior_program(presolved.core, f)
             self._numbers = self._interior[cpu].pattern.zero
             form = presolved.core.form
-            if not form.lifted and np.all(np.diff(form.G.indptr) == 1):
+            if form.is_box:
                 self._box[cpu] = _box_program(presolved.core, f)
 
     def chunk(self, device: torch.device) -> int:

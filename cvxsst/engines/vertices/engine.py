@@ -41,6 +41,13 @@ class Vertices(Engine[State]):
             return None
         return f"vertices solves for the Euclidean f(z) = |z|^2 / 2, which {f!r} is not"
 
+    def preferred(self, P: Polytope, f: Regularizer) -> bool:
+        """Where a family has an argmax, unless P is made of bounds and equalities, of which kkt solves the dual: 1.4 to
+        50 times as fast as kkt on lifted declarations, 2 to 23 times slower on those (``benchmarks.engines``)."""
+        member = known(P) if f.is_quadratic else None
+        has_argmax = member is not None and member.knowledge is not None and member.knowledge.argmax is not None
+        return has_argmax and not P.form.is_box
+
     def prepare(self, P: Polytope, f: Regularizer) -> State:
         size = max(1.0, float(np.abs(P.bounds).max(initial=0.0)))
         oracle, blur = _oracle(P)
