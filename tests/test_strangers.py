@@ -274,7 +274,7 @@ def test_converged_implies_right_on_a_file():
         assert (told.solved, told.certified, told.faults) == (8, 8, 0), "\n".join(told.notes)
 
 
-@pytest.mark.parametrize("twist", [*TWISTED, "small"])
+@pytest.mark.parametrize("twist", [*TWISTED, "small", "mixed units"])
 def test_all_is_solved(twist):
     told = Tally("", "", "all", 0.0)
     for i, kind in enumerate(KINDS):
@@ -291,6 +291,7 @@ def test_all_is_solved(twist):
         ("cuts", "plain", "categorical", 0.01),
         ("knapsack", "mixed units", "binary", 0.01),
         ("half_spaces", "mixed units", "categorical", 0.01),
+        ("flow", "large", "categorical", 0.01),
     ],
 )
 def test_the_reference_solves_all_of_these_too(kind, twist, f, T):

@@ -27,6 +27,7 @@ from cvxsst.geometry.presolve import Presolved, affine_hull
 
 NEWTON_STEPS = 60
 NEWTON_TOLERANCE = 1e-14
+NOISE = 1e-14
 SMALLEST_PIVOT = 1e-9  # of H^1/2 E': below it z no longer feels the multiplier at the precision of the miss
 
 
@@ -125,7 +126,9 @@ class Face:
         E = self.E if moves.all() else affine_hull(sp.csr_array(self.E[:, moves]), self.e, int(moves.sum()))[0]
         projection = np.eye(E.shape[1])
         if len(E):
-            Q, _, _ = _graded_qr(root[moves], E)
+            Q, R, _ = _graded_qr(root[moves], E)
+            pivots = np.abs(np.diag(R))
+            Q = Q[:, pivots > NOISE * pivots[0]]  # the others are rounding of E, where the large entries cancel
             projection -= Q @ Q.T
         J = np.zeros((len(z), len(z)))
         J[np.ix_(moves, moves)] = root[moves, None] * projection * root[moves]
