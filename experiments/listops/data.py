@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from experiments.listops.language import PADDING, Expression, draw, parse
 from experiments.runs.files import read_arrays, write_arrays
@@ -27,11 +28,12 @@ SPLITS = {"train": 20_000, "valid": 2_000, "test": 2_000}  # of each depth
 SMALL = {"train": 400, "valid": 100, "test": 100}
 OF_DEPTH_1 = 10  # one of so many is used
 CHUNK = 2_000  # expressions a task
+NARROWEST = 20  # of batches: smaller polytopes are presolved when they are declared, which costs more than padding
 NAMES = ("tokens", "heads", "values", "depths")
 
 
 class Batch(NamedTuple):
-    """Expressions, padded to the longest: ``tokens`` and ``heads`` ``(B, n)``, the others ``(B,)``."""
+    """Expressions, padded to one width: ``tokens`` and ``heads`` ``(B, n)``, the others ``(B,)``."""
 
     tokens: torch.Tensor
     heads: torch.Tensor
@@ -65,7 +67,9 @@ class Expressions:
     def batch(self, rows: torch.Tensor) -> Batch:
         found = self.whole.where(rows)
         longest = int(found.lengths.max()) if len(rows) else 0
-        return Batch(found.tokens[:, :longest].long(), found.heads[:, :longest].long(), *(t.long() for t in found[2:]))
+        width = max(longest, NARROWEST)
+        tokens, heads = (F.pad(part[:, :longest].long(), (0, width - longest)) for part in found[:2])
+        return Batch(tokens, heads, found.values.long(), found.depths.long())
 
 
 def generate(

@@ -48,6 +48,8 @@ def logistic(theta: torch.Tensor) -> Distribution:
 class Trees:
     """A polytope of trees on n nodes, the noise, and the relaxation: a regularizer, or a function of w / T.
 
+    ``engine``: for "auto", where the library's own choice would be a slow one.
+
     The utilities of undirected trees are those of the pairs i < j, ``(B, pairs)``, else those of the arcs.
     """
 
@@ -57,6 +59,7 @@ class Trees:
     noise: Noise = gumbel
     undirected: bool = False
     relaxation: Callable[[torch.Tensor], torch.Tensor] | None = None
+    engine: str = "auto"
 
     def latent(self, theta: torch.Tensor, lengths: torch.Tensor, temperature: float, engine: str = "auto") -> Latent:
         """The latent graphs ``(samples, B, n, n)`` as functions of the utilities."""
@@ -73,7 +76,7 @@ class Trees:
         def softmax(w: torch.Tensor) -> torch.Tensor:
             if self.relaxation is not None:
                 return self.relaxation(w / temperature)
-            return relaxed_argmax(P, w, self.regularizer, temperature, engine)
+            return relaxed_argmax(P, w, self.regularizer, temperature, self.engine if engine == "auto" else engine)
 
         return Latent(utilities, partial(graph, partial(argmax, P)), partial(graph, softmax), log_prob)
 
@@ -141,8 +144,8 @@ EDGES: dict[str, Trees] = {
     "arborescence-exponential": Trees("Arborescence, Neg. Exp.", arborescence, noise=negative_exponential),
     "arborescence-gaussian": Trees("Arborescence, Gaussian", arborescence, noise=gaussian),
     "arborescence": Trees("Arborescence, Gumbel", arborescence),
-    "arborescence-euclidean": Trees("Arborescence, Euclid.", arborescence, Euclidean()),
-    "arborescence-binary": Trees("Arborescence, Bin. Ent.", arborescence, BinaryEntropy()),
+    "arborescence-euclidean": Trees("Arborescence, Euclid.", arborescence, Euclidean(), engine="vertices"),
+    "arborescence-binary": Trees("Arborescence, Bin. Ent.", arborescence, BinaryEntropy(), engine="facets"),
     "projective": Trees("Projective tree", projective_tree),
     "relaxed-eisner": Trees("Relaxed Eisner", projective_tree, relaxation=relaxed_eisner),
 }

@@ -129,7 +129,124 @@ def edge_probabilities(module: ListOps, batch: Batch, samples: int = 200) -> tor
 
 
 def draw_arcs(folders: Iterable[Path], data: Path, expressions: int = 2, seed: int = 0) -> Figure:
-    """Test expressions of medium length: the true arcs above, broad and pale, inferred ones over them in black, as dark
+    """Test expressions of about 14 tokens, three lists deep where there are such: their true arcs, broad and pale, and
+    the inferred ones in black, as dark as they are probable; above the words where they are true, below where not. A
+    row for each run before, and one after training.
+    """
+    from matplotlib.figure import Figure
+
+    from experiments.listops.training import ListOps
+
+
+COMMITTED = Path(__file__).parent / "results"
+
+METRICS = (
+    Metric("accuracy", "accuracy", percent=True, digits=1),
+    Metric("precision", "precision", percent=True, digits=1),
+    Metric("recall", "recall", percent=True, digits=1),
+    Metric("all/precision", "precision of all edges", percent=True, digits=1),
+    Metric("all/recall", "recall of all edges", percent=True, digits=1),
+)
+
+# Paulus et al. 2020, by edges: accuracy, precision and recall of the edges that do not touch "]"
+PAPER = {
+    LSTM: ("92.1 ± 0.2", "", ""),
+    "independent-undirected": ("89.4 ± 0.6", "20.1 ± 2.1", "45.4 ± 6.5"),
+    "spanning-tree": ("91.2 ± 1.8", "33.1 ± 2.9", "47.9 ± 5.2"),
+    "independent": ("90.1 ± 0.5", "13.0 ± 2.0", "56.4 ± 6.7"),
+    "arborescence-exponential": ("71.5 ± 1.4", "23.2 ± 10.2", "20.0 ± 6.0"),
+    "arborescence-gaussian": ("95.0 ± 2.2", "65.3 ± 3.7", "60.8 ± 7.3"),
+    "arborescence": ("95.0 ± 3.0", "75.5 ± 7.0", "71.9 ± 12.4"),
+    TRUE: ("98.1 ± 0.1", "100", "100"),
+}
+
+
+def edges(group: list[Result]) -> str:
+    return LABELS[group[0]["config"]["edges"]]
+
+
+def gradient(group: list[Result]) -> str:
+    config = group[0]["config"]
+    return "" if config["edges"] in (LSTM, TRUE) else GRADIENTS[config["gradient"]].label or "relaxed"
+
+
+def published(number: int) -> Cell:
+    """The paper's figure for a metric."""
+
+    def cell(group: list[Result]) -> str:
+        config = group[0]["config"]
+        known = PAPER.get(config["edges"]) if config["gradient"] == "relaxed" else None
+        return known[number] if known else ""
+
+    return cell
+
+
+def depths(group: list[Result]) -> str:
+    """The greatest depth of the expressions."""
+    return str(max(depth for depth in range(1, DEEPEST + 1) if f"accuracy/{depth}" in group[0]["test"]))
+
+
+def step_seconds(group: list[Result]) -> str:
+    """Of a training step, the mean over the runs."""
+    return f"{sum(result['seconds_per_step'] for result in group) / len(group):.2f}"
+
+
+def order(config: dict[str, Any]) -> tuple:
+    settings = [config[name] for name in ("hidden", "steps", "learning_rate", "temperature", "samples", "engine")]
+    return [*LABELS].index(config["edges"]), [*GRADIENTS].index(config["gradient"]), *settings
+
+
+TABLE = Comparison(
+    title="Simplified ListOps, test set",
+    source="Paulus et al. 2020",
+    columns=[
+        Column("edges", edges, words=True),
+        Column("gradient", gradient, words=True),
+        *(Column(metric.header, metric.spread, published(number)) for number, metric in enumerate(METRICS[:3])),
+        Column("seeds", runs),
+        Column("depths", depths, setting=True),
+        Column("steps", of("steps"), setting=True),
+        Column("hidden", of("hidden"), setting=True),
+        Column("s/step", step_seconds),
+    ],
+    order=order,
+)
+
+
+def draw_depths(found: Sequence[Result]) -> Figure:
+    """Accuracy on the test set by the depth of the expressions, a line for each row of the table."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    ax = figure.subplots()
+    styles = dict(zip(GRADIENTS, ("-", "--", ":", "-.", (0, (1, 3)), (0, (5, 1, 1, 1, 1, 1))), strict=True))
+    for group in TABLE.groups(found):
+        config = group[0]["config"]
+        known = [depth for depth in range(1, DEEPEST + 1) if f"accuracy/{depth}" in group[0]["test"]]
+        mean = [sum(result["test"][f"accuracy/{depth}"] for result in group) / len(group) for depth in known]
+        label = edges(group) + ("" if config["gradient"] == "relaxed" else f", {gradient(group)}")
+        colour = f"C{[*LABELS].index(config['edges']) % 10}"
+        style: dict[str, Any] = {
+            "color": colour,
+            "linestyle": styles[config["gradient"]],
+            "marker": "o",
+            "label": label,
+        }
+        ax.plot(known, [100 * value for value in mean], **style)
+    ax.set(xlabel="lists within lists", ylabel="test accuracy, %", ylim=(0, 102), xticks=range(1, DEEPEST + 1))
+    figure.legend(loc="outside right upper", fontsize="small")
+    return figure
+
+
+@torch.no_grad()
+def edge_probabilities(module: ListOps, batch: Batch, samples: int = 200) -> torch.Tensor:
+    """``(B, n, n)``: how often an edge is in a sampled graph."""
+    latent = module.latent(batch)
+    return latent.argmax(latent.utilities.sample(torch.Size([samples]))).mean(0)
+
+
+def draw_arcs(folders: Iterable[Path], data: Path, expressions: int = 2, seed: int = 0) -> Figure:
+    """Test expressions of about 14 tokens, three lists deep where there are such: the true arcs above, broad and pale, inferred ones over them in black, as dark
     as they are probable; inferred arcs that are none below the words. A row for each run, before and after training.
     """
     from matplotlib.figure import Figure
@@ -137,9 +254,8 @@ def draw_arcs(folders: Iterable[Path], data: Path, expressions: int = 2, seed: i
     from experiments.listops.training import ListOps, load_best
 
     folders, test = list(folders), load(data)["test"]
-    depth = min(3, int(test.whole.depths.max()))
-    fitting = ((test.whole.lengths - 14).abs() <= 2) & (test.whole.depths == depth)
-    batch = test.batch(fitting.nonzero()[:expressions, 0])
+    far = (test.whole.lengths - 14).abs() + 100 * (test.whole.depths - 3).abs()
+    batch = test.batch(far.argsort(stable=True)[:expressions])
     figure = Figure(figsize=(5.4 * len(batch.tokens), 4.4 * len(folders)), layout="constrained")
     axes = figure.subplots(2 * len(folders), len(batch.tokens), squeeze=False)
     with seeded(seed):
