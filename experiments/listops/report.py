@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,17 +99,18 @@ TABLE = Comparison(
 
 def draw_depths(found: Sequence[Result]) -> Figure:
     """Accuracy on the test set by the depth of the expressions, a line for each row of the table."""
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
-    ax = figure.subplots()
+    ax, seen = figure.subplots(), {1}
     styles = dict(zip(GRADIENTS, ("-", "--", ":", "-.", (0, (1, 3)), (0, (5, 1, 1, 1, 1, 1))), strict=True))
     for group in TABLE.groups(found):
         config = group[0]["config"]
         known = [depth for depth in range(1, DEEPEST + 1) if f"accuracy/{depth}" in group[0]["test"]]
         mean = [sum(result["test"][f"accuracy/{depth}"] for result in group) / len(group) for depth in known]
         label = edges(group) + ("" if config["gradient"] == "relaxed" else f", {gradient(group)}")
-        colour = f"C{[*LABELS].index(config['edges']) % 10}"
+        colour = colormaps["Paired"]([*LABELS].index(config["edges"]))
         style: dict[str, Any] = {
             "color": colour,
             "linestyle": styles[config["gradient"]],
@@ -116,7 +118,8 @@ def draw_depths(found: Sequence[Result]) -> Figure:
             "label": label,
         }
         ax.plot(known, [100 * value for value in mean], **style)
-    ax.set(xlabel="lists within lists", ylabel="test accuracy, %", ylim=(0, 102), xticks=range(1, DEEPEST + 1))
+        seen |= {*known}
+    ax.set(xlabel="lists within lists", ylabel="test accuracy, %", ylim=(None, 102), xticks=sorted(seen))
     figure.legend(loc="outside right upper", fontsize="small")
     return figure
 
@@ -148,37 +151,36 @@ def draw_arcs(folders: Iterable[Path], data: Path, expressions: int = 2, seed: i
             untrained = ListOps(trained.config).eval()
             for row, (module, when) in enumerate(((untrained, "before"), (trained, "after")), 2 * number):
                 probabilities = edge_probabilities(module, batch)
-                for ax, tokens, arcs, probability in zip(
-                    axes[row], batch.tokens, batch.arcs, probabilities, strict=True
-                ):
-                    _draw_expression(ax, tokens, arcs, probability)
+                parts = zip(axes[row], batch.tokens, batch.arcs, module.truth(batch), probabilities, strict=True)
+                for ax, tokens, arcs, truth, probability in parts:
+                    _draw_expression(ax, tokens, arcs, truth, probability)
                 axes[row, 0].set_ylabel(f"{LABELS[trained.config.edges]},\n{when} training", fontsize="small")
     return figure
 
 
-def _draw_expression(ax: Axes, tokens: torch.Tensor, arcs: torch.Tensor, probability: torch.Tensor) -> None:
-    from matplotlib.patches import Arc
-
+def _draw_expression(
+    ax: Axes, tokens: torch.Tensor, arcs: torch.Tensor, truth: torch.Tensor, probability: torch.Tensor
+) -> None:
+    """``arcs``: those to be drawn as true ones; ``truth``: inferred ones that are so."""
     words = [VOCABULARY[token] for token in tokens.tolist() if token]
     n = len(words)
-    for head in range(n):
-        for dependent in range(n):
-            p, true = float(probability[head, dependent]), bool(arcs[head, dependent] or arcs[dependent, head])
-            span = abs(head - dependent)
-            place: dict[str, Any] = {
-                "xy": ((head + dependent) / 2, 0.7 if true else -0.7),
-                "width": span,
-                "height": 1.6 * span**0.8,
-            }
-            half: dict[str, Any] = {"theta1": 0, "theta2": 180} if true else {"theta1": 180, "theta2": 360}
-            if arcs[head, dependent]:
-                ax.add_patch(Arc(**place, **half, color="tab:orange", alpha=0.35, linewidth=6))
-            if p > 0.02:
-                ax.add_patch(Arc(**place, **half, color="black", alpha=min(1.0, p), linewidth=1.4))
+    for i, j in product(range(n), repeat=2):
+        if arcs[i, j]:
+            _arc(ax, i, j, True, color="tab:orange", alpha=0.35, linewidth=6)
+        if probability[i, j] > 0.02:
+            _arc(ax, i, j, bool(truth[i, j]), color="black", alpha=float(probability[i, j]), linewidth=1.4)
     for position, word in enumerate(words):
         ax.text(position, 0, word, ha="center", va="center", fontsize=8)
     tall = 0.8 * n**0.8 + 1
     ax.set(xlim=(-0.8, n - 0.2), ylim=(-tall, tall), xticks=[], yticks=[])
+
+
+def _arc(ax: Axes, i: int, j: int, above: bool, **style: Any) -> None:
+    from matplotlib.patches import Arc
+
+    centre = (i + j) / 2, 0.7 if above else -0.7
+    angles = (0, 180) if above else (180, 360)
+    ax.add_patch(Arc(centre, abs(i - j), 1.6 * abs(i - j) ** 0.8, theta1=angles[0], theta2=angles[1], **style))
 
 
 def save_pictures(folder: Path, found: Sequence[Result], places: Iterable[Path], data: Path) -> None:

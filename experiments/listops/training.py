@@ -73,6 +73,11 @@ class ListOps(training.Model):
         latent = self.latent(batch)
         return latent.argmax(latent.utilities.sample(torch.Size([1])))[0]
 
+    def truth(self, batch: Batch) -> torch.Tensor:
+        """What the graphs are held against: the true arcs, of undirected edges in both directions."""
+        undirected = self.kind is not None and self.kind.undirected
+        return batch.arcs + batch.arcs.mT if undirected else batch.arcs
+
     def measure(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Accuracy, of each depth too; precision and recall of the edges, without those that touch "]" and of all."""
         graph = self.graphs(batch)
@@ -83,9 +88,7 @@ class ListOps(training.Model):
             values[f"right/{depth}"] = right * values[f"share/{depth}"]
         if self.config.edges == LSTM:
             return values
-        truth = batch.arcs
-        if self.kind is not None and self.kind.undirected:
-            truth = truth + truth.mT
+        truth = self.truth(batch)
         inner = (batch.tokens != NUMBER[END]).float()
         inner = inner[:, :, None] * inner[:, None]
         values["precision"], values["recall"] = precision_and_recall(graph * inner, truth * inner)
