@@ -353,6 +353,8 @@ def test_a_run_in_short_pieces_ends_like_an_unbroken_one(stored: Path, tmp_path:
     assert resumed is not None
     assert resumed["test"] == unbroken["test"]
     assert resumed["history"] == unbroken["history"]
+    one, other = (torch.load(tmp_path / name / training.LAST, weights_only=True) for name in ("unbroken", "pieces"))
+    assert all(torch.equal(one["state_dict"][name], other["state_dict"][name]) for name in one["state_dict"])
 
 
 def test_the_commands_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
