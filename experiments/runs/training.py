@@ -228,7 +228,7 @@ def train(
             num_sanity_val_steps=0,
             log_every_n_steps=max(1, config.validate_every // 10),
             logger=CSVLogger(folder, name="logs"),
-            callbacks=[best, clock, *callbacks],
+            callbacks=[best, _last(folder), clock, *callbacks],  # the last one holds what the best one has become
             plugins=[WholeCheckpoints()],
         )
         if config.batch_size % trainer.world_size:
@@ -330,9 +330,13 @@ def _best(folder: Path, monitor: str) -> ModelCheckpoint:
         filename=BEST.stem,
         monitor=f"valid/{monitor}",
         mode="max",
-        save_last=True,
         enable_version_counter=False,
     )
+
+
+def _last(folder: Path) -> ModelCheckpoint:
+    """Of every validation. (``save_last=True`` above would write it only when a validation was the best so far.)"""
+    return ModelCheckpoint(folder / LAST.parent, filename=LAST.stem, enable_version_counter=False)
 
 
 def _tested(trainer: Trainer, module: Model, split: Split, checkpoint: Path | None) -> dict[str, float]:
