@@ -12,6 +12,7 @@ import torch
 from experiments.listops.data import DEEPEST, Batch, load
 from experiments.listops.edges import LABELS, LSTM, TRUE
 from experiments.listops.language import VOCABULARY
+from experiments.runs.files import read_json
 from experiments.runs.gradients import GRADIENTS
 from experiments.runs.seeds import seeded
 from experiments.runs.tables import Cell, Column, Comparison, Metric, Result, of, runs
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from experiments.listops.training import ListOps
 
 COMMITTED = Path(__file__).parent / "results"
+TIMING = "timing.json"  # beside the results; made by timing.py
 
 METRICS = (
     Metric("accuracy", "accuracy", percent=True, digits=1),
@@ -71,8 +73,21 @@ def depths(group: list[Result]) -> str:
 
 
 def step_seconds(group: list[Result]) -> str:
-    """Of a training step, the mean over the runs."""
-    return f"{sum(result['seconds_per_step'] for result in group) / len(group):.2f}"
+    """Of a training step, as timing.py measured it; empty where there is no such measurement."""
+    return f"{_timing(group)['step']:.2f}" if _timing(group) else ""
+
+
+def latent_share(group: list[Result]) -> str:
+    """Of the relaxed graphs in these seconds, in percent."""
+    found = _timing(group)
+    return f"{100 * found['latent'] / found['step']:.0f}" if "latent" in found else ""
+
+
+def _timing(group: list[Result]) -> dict[str, float]:
+    config, path = group[0]["config"], COMMITTED / TIMING
+    if config["gradient"] != "relaxed" or config["hidden"] != 60 or not path.exists():
+        return {}
+    return read_json(path)["seconds"].get(config["edges"], {})
 
 
 def order(config: dict[str, Any]) -> tuple:
@@ -92,6 +107,7 @@ TABLE = Comparison(
         Column("steps", of("steps"), setting=True),
         Column("hidden", of("hidden"), setting=True),
         Column("s/step", step_seconds),
+        Column("latent %", latent_share),
     ],
     order=order,
 )

@@ -1,4 +1,4 @@
-"""Seconds of a training step for each row of the table, and the share of its latent graphs.
+"""Seconds of the processor of a training step for each row of the table, and the share of its latent graphs.
 
 python -m experiments.listops.timing [DATA]
 
@@ -12,7 +12,7 @@ import platform
 import statistics
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -22,7 +22,7 @@ from experiments.listops.commands import DATA
 from experiments.listops.config import Config
 from experiments.listops.data import Batch, load
 from experiments.listops.edges import EDGES, LABELS
-from experiments.listops.report import COMMITTED
+from experiments.listops.report import COMMITTED, TIMING
 from experiments.listops.training import ListOps
 from experiments.runs.files import write_json
 
@@ -66,11 +66,15 @@ def main(
             for what, value in times.items() if number else ():
                 seconds[name][what].append(value)
     medians = {name: {w: statistics.median(s) for w, s in lists.items() if s} for name, lists in seconds.items()}
-    about = {"tokens": list(batch.tokens.shape), "rounds": rounds, "threads": threads, "torch": torch.__version__}
+    about: dict[str, Any] = {
+        "tokens": list(batch.tokens.shape),
+        "rounds": rounds,
+        "threads": threads,
+        "torch": torch.__version__,
+    }
     COMMITTED.mkdir(exist_ok=True)
-    write_json(
-        COMMITTED / "timing.json", {"about": about | {"machine": f"{platform.machine()} CPU"}, "seconds": medians}
-    )
+    about["machine"] = f"{platform.machine()} CPU"
+    write_json(COMMITTED / TIMING, {"about": about, "seconds": medians})
     for name, found in medians.items():
         print(f"{name:26}", *(f"{what} {value:.3f}" for what, value in found.items()))
 
