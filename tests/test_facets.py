@@ -16,8 +16,8 @@ import cvxsst
 import polytopes
 from benchmarks import corpora
 from benchmarks.corpora import KINDS, TWISTS, Declaration
+from benchmarks.engines import extreme_instances
 from benchmarks.judgement import Tally, judge
-from benchmarks.kkt import extreme_instances
 from cvxsst.engines import ENGINES
 from cvxsst.engines.facets import derivative, newton
 from cvxsst.engines.facets import engine as facets_engine

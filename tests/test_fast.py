@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import cvxsst
 import polytopes
-from benchmarks.kkt import extreme_instances
+from benchmarks.engines import extreme_instances
 from cvxsst import BinaryEntropy, CategoricalEntropy, Euclidean, ExponentialFamily, engines, values
 from cvxsst.family import Member
 from polytopes import _counting, _laplacian, _threshold

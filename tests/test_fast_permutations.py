@@ -6,7 +6,7 @@ import torch
 
 import cvxsst
 import polytopes
-from benchmarks.kkt import extreme_instances
+from benchmarks.engines import extreme_instances
 from cvxsst import BinaryEntropy, CategoricalEntropy, Euclidean
 from polytopes._transport import _by_scaling, entropic
 from polytopes.birkhoff import sinkhorn

@@ -7,7 +7,7 @@ import torch
 
 import cvxsst
 import polytopes
-from benchmarks.kkt import extreme_instances
+from benchmarks.engines import extreme_instances
 from cvxsst.engines.kkt.elimination import DELTA, Pattern
 from cvxsst.engines.kkt.matrix import Matrix
 from cvxsst.geometry.canonical import StandardForm

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from typing import Any
 
 import cvxpy as cp
 import numpy as np
@@ -248,9 +249,13 @@ def test_registered_functions_are_used_and_get_the_arguments() -> None:
 
 def test_presolve_of_a_set_around_its_middle_asks_no_linear_program(monkeypatch: pytest.MonkeyPatch) -> None:
     """Simplex pivots on 40,000 columns take minutes; that z = 1 / n is strictly inside needs none."""
-    asked = []
-    maximize = LinearProgram.maximize
-    monkeypatch.setattr(LinearProgram, "maximize", lambda *a, **k: (asked.append(1), maximize(*a, **k))[1])
+    asked, maximize = [], LinearProgram.maximize
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        asked.append(1)
+        return maximize(*arguments, **options)
+
+    monkeypatch.setattr(LinearProgram, "maximize", counted)
     z = cp.Variable((9, 7), nonneg=True)
     P = cvxsst.Polytope(z, [cp.sum(z, axis=0) == 1 / 7, cp.sum(z, axis=1) == 1 / 9])
     assert P.presolved.interior == pytest.approx(np.full(63, 1 / 63))

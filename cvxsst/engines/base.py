@@ -19,6 +19,8 @@ from cvxsst.values import holds, is_finite, plainly
 State = TypeVar("State")
 FAR = 1e7  # below the best utility: what is worse is forbidden at first
 LEFT = 1e-9  # a least value of z up to this is 0
+HUGE = 1e100  # what is further from 0 is as far
+SIGNS, DIGITS = 3, 16.0  # how many changes of the last digits are tried, and how large: computing with them loses some
 MOVED = 1e-8  # of z, by the last digit of utilities that are far apart
 # (J g, g, u, forbidden) -> J g: what is done about the instances in which J g is NaN
 Refused = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
@@ -100,6 +102,7 @@ class Engine(ABC, Generic[State]):
 
     name: ClassVar[str]
     twice: ClassVar[bool] = True  # whether times_jacobian may be differentiated again
+    judges: ClassVar[bool] = True  # whether ``solve`` tells by a certificate if z is right; a closed form does not
     batched: ClassVar[bool] = True  # False for one instance at a time: a validator then asks about a few only
 
     def __init__(self) -> None:
@@ -180,12 +183,15 @@ class Engine(ABC, Generic[State]):
         return z, *solution.told(), *solution.kept
 
     def _with_rounding(self, u: torch.Tensor, forbidden: torch.Tensor | None, state: State) -> tuple[torch.Tensor, ...]:
-        """The same; where z moves with the last digit of u, |J e| for e of that size, it has not converged."""
+        """The same; where z moves with the last digits of u, it has not converged."""
+        u = u.clamp(-HUGE, HUGE)
         z, converged, residual, *rest = self._found(u, forbidden, state)
-        e = torch.finfo(u.dtype).eps * u.abs().amax(dim=1, keepdim=True).expand_as(u).clone()
-        e[:, 1::2] *= -1
-        e = e if forbidden is None else e.masked_fill(forbidden, 0.0)
-        moved = self.times_jacobian(state, e, At(u, z, tuple(rest[2:]), forbidden)).abs().amax(dim=1)
+        digit = DIGITS * torch.finfo(u.dtype).eps * u.abs().amax(dim=1, keepdim=True)
+        moved = torch.zeros_like(residual) if self.judges else digit.squeeze(1)
+        for seed in range(SIGNS):
+            signs = torch.empty(u.shape[1], dtype=u.dtype).bernoulli_(generator=torch.Generator().manual_seed(seed))
+            other = self._found(u + digit * (2 * signs.to(u.device) - 1), forbidden, state)[0]
+            moved = moved.maximum((other - z).abs().amax(dim=1).nan_to_num(nan=torch.inf))
         return z, converged & (moved <= MOVED * z.abs().amax(dim=1).clamp_min(1.0)), residual.maximum(moved), *rest
 
     def _times_jacobian(self, g: torch.Tensor, u: torch.Tensor, z: torch.Tensor, *rest: Any) -> torch.Tensor:

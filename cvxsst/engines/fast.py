@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from cvxsst.engines.base import At, Engine, Info, Refused, Solution
+from cvxsst.engines.base import FAR, At, Engine, Info, Refused, Solution
 from cvxsst.polytope import Map, Polytope
 from cvxsst.problem import Problem
 from cvxsst.recognition import known
@@ -24,6 +24,7 @@ class Fast(Engine[Map]):
     """The state is the path, ``(B, n)`` to the same; its derivative is the page's, by autograd."""
 
     name = "fast"
+    judges = False
 
     def refusal(self, P: Polytope, f: Regularizer) -> str | None:
         return None if _path(P, f) is not None else f"no fast path is registered for {P!r} with {f!r}"
@@ -52,9 +53,12 @@ class Fast(Engine[Map]):
             except Exception:
                 problem.inspected()  # what a path makes of NaN is not what the user should read
                 raise
-            if is_finite(z) if looked else problem.is_plain(z):
+            wide = _wide(problem.u)
+            if is_finite(z, wide) if looked else problem.is_plain(z, wide):
                 return z, None
             problem = problem.inspected()
+        if not options and not is_finite(_wide(problem.u)):
+            return super().softmax(problem, refused)
         if problem.forbidden is None:
             return z, Solution(z.detach()).info(self.name)
         z = _applied(path, problem.P, problem.u.masked_fill(problem.forbidden, -torch.inf), **options)
@@ -63,12 +67,20 @@ class Fast(Engine[Map]):
         return z, Solution(z.detach(), empty=None if options else lost).info(self.name)
 
     def solve(self, state: Map, u: torch.Tensor, forbidden: torch.Tensor | None) -> Solution:
-        u = u if forbidden is None else u.masked_fill(forbidden, -torch.inf)
-        return Solution(state(u))
+        if forbidden is None:
+            return Solution(state(u))
+        z = state(u.masked_fill(forbidden, -torch.inf))
+        return Solution(z, empty=z.isnan().any(dim=1) & forbidden.any(dim=1))
 
     def times_jacobian(self, state: Map, g: torch.Tensor, at: At) -> torch.Tensor:
         u = at.u if at.forbidden is None else at.u.masked_fill(at.forbidden, -torch.inf)
         return torch.func.vjp(state, u)[1](g)[0]
+
+
+def _wide(u: torch.Tensor) -> torch.Tensor:
+    """inf where utilities may be so far apart that a closed form loses their digits, else 0: a number."""
+    u = u.detach()
+    return torch.where(u.abs().amax() > FAR, torch.inf, 0.0) if u.numel() else u.sum()
 
 
 def _applied(path: Map, P: Polytope, u: torch.Tensor, **options: Any) -> torch.Tensor:

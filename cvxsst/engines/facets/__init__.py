@@ -18,7 +18,7 @@ separation; 5 steps as a rule at T = 1, 20 at T = 0.1, and about one for each fa
 
 Measured beside kkt, forward and backward of 128 and of 1,024 instances, one thread: spanning_tree(10), BinaryEntropy,
 62 and 149 times as fast, arborescence(5) 4 and 10 times, correlated_k_subset(10, 3), the worst, 1.6 and 3.3 times
-(``python -m benchmarks.facets measure``).
+(``python -m benchmarks.engines peers``).
 """
 
 from cvxsst.engines.facets.engine import Facets

@@ -34,7 +34,7 @@ from cvxsst.geometry.presolve import left_null_space
 # digits; refinement with the multipliers as unknowns then holds them as firmly as they are.
 HEAVY = 1e10
 LIGHT = 1e-30
-LARGE = 1e6  # beside D of this size, relative to the least, what regularizes the equalities falls no more
+LARGE = 1e6  # beside D of this size, relative to the least, what regularizes the equalities falls no more at last
 STEPS, MOST_STEPS = 3, 12  # of refinement: so many, and then until the last is no more than DONE of the result
 DONE = 1e-10
 ENOUGH = 1e-7  # of the result: a last step above is no convergence
@@ -76,9 +76,13 @@ def _eliminate(
     g: torch.Tensor, curvature: torch.Tensor, weight: torch.Tensor, program: Program, chunk: int
 ) -> torch.Tensor:
     def apply(g: torch.Tensor, curvature: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        x, missed = _refined(program, g, curvature, weight)
-        for k in (~(missed <= ENOUGH)).nonzero().flatten().tolist():
-            x[:, k] = _on_face(program, g[:, k], curvature[:, k], weight[:, k])
+        x, missed = _refined(program, g, curvature, weight, 1.0)
+        far = (~(missed <= ENOUGH)).nonzero().flatten()
+        if len(far):
+            again, missed = _refined(program, g[:, far], curvature[:, far], weight[:, far], LARGE)
+            x[:, far] = again
+            for k in far[~(missed <= ENOUGH)].tolist():
+                x[:, k] = _on_face(program, g[:, k], curvature[:, k], weight[:, k])
         return x
 
     return _in_chunks(apply, g, curvature, weight, chunk)
@@ -106,11 +110,13 @@ def _on_face(program: Program, g: torch.Tensor, curvature: torch.Tensor, weight:
 
 
 def _refined(
-    program: Program, g: torch.Tensor, curvature: torch.Tensor, weight: torch.Tensor
+    program: Program, g: torch.Tensor, curvature: torch.Tensor, weight: torch.Tensor, stiff: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """x_z ``(n, B)`` of  D x + A'nu + G'mu = g,  A x = 0,  G x = mu / w,  and the last step, relative to it.
+    """x_z ``(n, B)`` of  D x + A'nu + G'mu = g,  A x = 0,  G x = mu / w,  and what is missed, relative to it: the last
+    step, or what it leaves of the first equation.
 
-    Solved with D and w divided by the least curvature, so that what regularizes the factorization is small beside them.
+    Solved with D and w divided by the least curvature, so that what regularizes the factorization is small beside them:
+    of the equalities the less the stiffer D is, up to ``stiff``.
     """
     A, G, n, columns = program.A, program.G, program.n, g.shape[1]
     lifted, least = len(program.start) - n, curvature.amin(dim=0)
@@ -118,7 +124,7 @@ def _refined(
     w = (weight / least).clamp_min(LIGHT)
     yielding = w.minimum(HEAVY / program.lengths[:, None])
     regularized = torch.cat([D[:n], D.new_full((lifted, columns), PROXIMAL)])
-    factor = program.pattern.factor(regularized, yielding, DELTA / D[:n].amax(dim=0).clamp_max(LARGE))
+    factor = program.pattern.factor(regularized, yielding, DELTA / D[:n].amax(dim=0).clamp_max(stiff))
     unit = program.unit[:n]
     largest = (unit.square() / curvature).amax(dim=0)  # slope
     floor = (g / unit).abs().amax(dim=0) * least * (SMALLER * largest).clamp_min(SMALL)
@@ -131,7 +137,11 @@ def _refined(
         missed = last / result.maximum(floor)
         if step >= STEPS and bool((missed <= DONE).all()):
             break
-    return x[:n] / least, missed
+    left = f - D * x - A.T @ nu - G.T @ mu
+    unexplained = (unit * left[:n] / D[:n]).abs().amax(dim=0) / result.maximum(floor)
+    if lifted:
+        unexplained = unexplained.maximum(left[n:].abs().amax(dim=0) / g.abs().amax(dim=0).clamp_min(LIGHT))
+    return x[:n] / least, missed.maximum(unexplained)
 
 
 def _project(c: torch.Tensor, H: torch.Tensor, active: torch.Tensor, program: BoxProgram, chunk: int) -> torch.Tensor:
