@@ -97,7 +97,7 @@ def order(config: dict[str, Any]) -> tuple:
 
 TABLE = Comparison(
     title="Simplified ListOps, test set",
-    source="Paulus et al. 2020",
+    source="Paulus et al. 2020, depth 5",
     columns=[
         Column("edges", edges, words=True),
         Column("gradient", gradient, words=True),

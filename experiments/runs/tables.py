@@ -134,7 +134,7 @@ class Comparison:
         for column in shown:
             table.add_column(column.header.replace(" ", "\n"), justify="right")
         for group in groups:
-            name = ", ".join(column.cell(group) for column in words)
+            name = ", ".join(filter(None, (column.cell(group) for column in words)))
             table.add_row(Text(name), *(_two_lines(column, group) for column in shown))
         about = [self.title, f"mean ± standard deviation over seeds; second lines: {self.source}"]
         about += (
