@@ -348,3 +348,10 @@ def test_a_run_is_found_once_and_other_files_are_passed_over(tmp_path: Path) -> 
         write_json(tmp_path / name / "config.json", Config().to_json())
     assert results([tmp_path / "a", tmp_path]) == [json.loads(json.dumps(run_of(-1.0)))]
     assert results([tmp_path / "c"]) == []
+
+
+def test_a_metric_that_a_run_does_not_have_is_empty() -> None:
+    assert SCORE.text({"score": 1.0}) == "1.00"
+    assert SCORE.text({}) == ""
+    assert SCORE.spread([{"test": {}}]) == ""
+    assert "| round | 6 | 1 |  |" in TABLE.markdown([run_of(-1.0) | {"test": {}}])

@@ -34,8 +34,8 @@ class Metric:
         return f"{self.label} %" if self.percent else self.label
 
     def text(self, values: Mapping[str, float]) -> str:
-        """Of one run, a digit more than in the table."""
-        return f"{self._scaled(values):.{self.digits + 1}f}"
+        """Of one run, a digit more than in the table; empty where it has none."""
+        return f"{self._scaled(values):.{self.digits + 1}f}" if self.name in values else ""
 
     def said(self, values: Mapping[str, float]) -> str:
         return f"{self.label} {self.text(values)}{' %' if self.percent else ''}"
