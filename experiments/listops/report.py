@@ -118,25 +118,22 @@ def draw_depths(found: Sequence[Result]) -> Figure:
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    figure = Figure(figsize=(7.2, 6.4), layout="constrained")
     ax, seen = figure.subplots(), {1}
+    steps = sorted({result["config"]["steps"] for result in found})
     styles = dict(zip(GRADIENTS, ("-", "--", ":", "-.", (0, (1, 3)), (0, (5, 1, 1, 1, 1, 1))), strict=True))
     for group in TABLE.groups(found):
         config = group[0]["config"]
         known = [depth for depth in range(1, DEEPEST + 1) if f"accuracy/{depth}" in group[0]["test"]]
         mean = [sum(result["test"][f"accuracy/{depth}"] for result in group) / len(group) for depth in known]
         label = edges(group) + ("" if config["gradient"] == "relaxed" else f", {gradient(group)}")
+        label += f", {config['steps']:,} steps" if len(steps) > 1 else ""
         colour = colormaps["Paired"]([*LABELS].index(config["edges"]))
-        style: dict[str, Any] = {
-            "color": colour,
-            "linestyle": styles[config["gradient"]],
-            "marker": "o",
-            "label": label,
-        }
-        ax.plot(known, [100 * value for value in mean], **style)
+        style: dict[str, Any] = {"color": colour, "linestyle": styles[config["gradient"]], "label": label}
+        ax.plot(known, [100 * value for value in mean], marker="osD^v"[steps.index(config["steps"]) % 5], **style)
         seen |= {*known}
     ax.set(xlabel="lists within lists", ylabel="test accuracy, %", ylim=(None, 102), xticks=sorted(seen))
-    figure.legend(loc="outside right upper", fontsize="small")
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     return figure
 
 

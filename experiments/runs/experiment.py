@@ -85,7 +85,7 @@ class Experiment(Generic[C]):
         run = partial(self.run, data=data.absolute(), progress=False)
         search = Search(config, self.ranges, run, folder, tuning.trials, self.metrics[0].name)
         found = search.search(tuning.concurrent, tuning.gpus, tuning.address)
-        Console().print(search.report(found, self.metrics))
+        Console().print(search.report(found, self.metrics[:3]))  # as many as 80 columns hold
         print(f"written: {folder / 'search.json'}")
 
     def show(self, folders: Sequence[Path] | None, markdown: bool) -> tuple[list[Result], list[Path]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+from rich import box
 from rich.table import Table
 
 from experiments.runs.files import read_json, write_json
@@ -103,9 +104,14 @@ class Search(Generic[C]):
 
     def report(self, found: list[dict[str, Any]], metrics: Sequence[Metric]) -> Table:
         """The trials in the order of ``found``: what was searched, the first metric in validation, all in the test."""
-        table = Table(title=f"The best validation {metrics[0].label} first")
+        table = Table(
+            title=f"The best validation {metrics[0].label} first",
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
+            padding=(0, 1, 0, 0),
+        )
         searched = [name.replace("_", " ") for name in self.ranges]
-        for header in ("trial", *searched, f"validation {metrics[0].header}", *(f"test {m.header}" for m in metrics)):
+        for header in ("trial", *searched, f"valid {metrics[0].header}", *(f"test {m.header}" for m in metrics)):
             table.add_column(header, justify="right")
         for trial in found:
             values = [f"{trial['config'][name]:.3g}" for name in self.ranges]
