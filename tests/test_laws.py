@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import cvxsst
+from cvxsst.engines import ENGINES
 from cvxsst.regularizers import Separable
 
 from .table import ASYMMETRY, CASES, DEVICES, GAP, REGULARIZERS, Case, all_vertices, utilities, value
@@ -188,3 +189,71 @@ def test_every_regularizer_and_engine_is_on_the_table() -> None:
     assert {case.engine for case in CASES} >= set(ENGINES) - {"fast"}
     assert {case.regularizer for case in CASES} == set(REGULARIZERS)
     assert {type(f) for f in REGULARIZERS} >= {cvxsst.Euclidean, *ENTROPIC}
+
+
+# On many instances at once: an error in one of a thousand is an error.
+
+MANY, COLDEST, SEEN, STEP = 1000, 0.01, 1e-6, 1e-4
+BATCHED = [case for case in CASES if ENGINES[case.engine].batched]
+
+
+@pytest.mark.parametrize("case", BATCHED, ids=str)
+def test_a_thousand_instances_and_their_gradients(case: Case, generator: torch.Generator) -> None:
+    """At T = 10 to .01: z is in P and optimal; J g is the central difference of z where that exists,
+    <g, J h> = <J g, h>, <g, J g> >= 0."""
+    P, n = case.P, case.P.size
+    T = torch.tensor((10.0, 1.0, 0.1, COLDEST), dtype=torch.float64).repeat(MANY // 4)
+    w, g, h = (utilities(P, MANY, generator=generator) for _ in range(3))
+    size, step = max(1.0, float(np.abs(P.bounds).max(initial=0.0))), (T * STEP).reshape(-1, *[1] * len(P.shape))
+
+    def solve(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        z, info = case.solve(w, T, on_failure="nan", return_info=True)
+        return z, info.converged
+
+    leaf = w.clone().requires_grad_()
+    z, solved = solve(leaf)
+    assert solved.double().mean() >= 0.99
+    flat, u = z.detach().reshape(MANY, n), w.reshape(MANY, n) / T[:, None]
+    wrong = solved & ~right(case, flat, u, size, generator)
+    assert not wrong.any(), f"{int(wrong.sum())} of {MANY} at T = {set(T[wrong].tolist())}"
+
+    Jg, Jh = (torch.autograd.grad(z, leaf, x, retain_graph=True)[0].reshape(MANY, n) for x in (g, h))
+    sides = {s: solve(w + s * step * g) for s in (1.0, -1.0, 0.25, -0.25)}
+    known = solved & torch.stack([converged for _, converged in sides.values()]).all(dim=0)
+    moved = {s: side.reshape(MANY, n) for s, (side, _) in sides.items()}
+    coarse = (moved[1.0] - moved[-1.0]) / (2 * STEP * T[:, None])
+    fine = (moved[0.25] - moved[-0.25]) / (0.5 * STEP * T[:, None])
+    jump = (moved[0.25] - 2 * flat + moved[-0.25]) / (0.25 * STEP * T[:, None])
+    scale = fine.abs().amax(dim=1).clamp_min(1e-2 / T * size)
+    smooth = known & (most(coarse - fine) <= 1e-3 * scale) & (most(jump) <= 1e-2 * scale)
+    wrong = smooth & ~(most(Jg - fine) <= 1e-2 * scale)
+    assert not wrong.any(), f"gradients of {int(wrong.sum())} of {MANY} at T = {set(T[wrong].tolist())}"
+    G, H = g.reshape(MANY, n), h.reshape(MANY, n)
+    asymmetry = ((G * Jh).sum(1) - (Jg * H).sum(1)).abs() / scale
+    assert (asymmetry[smooth] <= SEEN).all()
+    assert (((G * Jg).sum(1) / scale)[solved] >= -SEEN).all()
+
+
+def most(rows: torch.Tensor) -> torch.Tensor:
+    return rows.abs().amax(dim=1)
+
+
+def right(case: Case, z: torch.Tensor, u: torch.Tensor, size: float, generator: torch.Generator) -> torch.Tensor:
+    """``(B,)``: z is in P, and its gap by all vertices small; what that leaves open (an entropy's gradient at its
+    end) ``certificate`` tells. An exponential family's z is a sum over all structures."""
+    P, f, V = case.P, case.regularizer, all_vertices(case.P).reshape(-1, case.P.size)
+    if isinstance(f, cvxsst.ExponentialFamily):
+        return most(z - torch.softmax(u @ V.T, dim=1) @ V) <= SEEN * size
+    allowed, inside = SEEN * size * (1 + most(u)), z.clamp(*f.domain)
+    proved = torch.zeros(len(z), dtype=torch.bool)
+    for g, D in f.bounds(P, u, inside, torch.zeros_like(z, dtype=torch.bool)):
+        proved |= ((g @ V.T).amax(dim=1) - (g * inside).sum(1) + D) <= allowed
+    # in P, if none of many directions tells it from P: axes, random ones, all the utilities
+    directions = [torch.eye(P.size, dtype=u.dtype), torch.randn(500, P.size, generator=generator, dtype=u.dtype)]
+    axes = torch.cat([*directions, u / most(u)[:, None]])
+    axes = torch.cat([axes, -axes])
+    far = (z @ axes.T - (axes @ V.T).amax(dim=1)).amax(dim=1) > SEEN * size
+    for i in (~proved).nonzero().flatten().tolist():
+        found = case.judge(inside[i].reshape(P.shape), u[i].reshape(P.shape))
+        proved[i] = bool(found.gap <= allowed[i])
+    return proved & ~far

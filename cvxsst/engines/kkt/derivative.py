@@ -35,9 +35,9 @@ from cvxsst.geometry.presolve import left_null_space
 HEAVY = 1e10
 LIGHT = 1e-30
 LARGE = 1e6  # beside D of this size, relative to the least, what regularizes the equalities falls no more at last
-STEPS, MOST_STEPS = 3, 12  # of refinement: so many, and then until the last is no more than DONE of the result
+STEPS, MOST_STEPS = 3, 40  # of refinement: so many, and then until the last is no more than DONE of the result
 DONE = 1e-10
-ENOUGH = 1e-7  # of the result: a last step above is no convergence
+ENOUGH = 5e-7  # of the result: a last step above is no convergence
 FIRM = 1e8  # rows of this weight, where D is 1, do not yield at all, and those of its inverse say nothing
 RANK = 1e-10
 SMALL, SMALLER = 1e-2, 1e-3  # a result below, as (dz/du) g or as a share of g over the least curvature, counts as that
@@ -112,8 +112,8 @@ def _on_face(program: Program, g: torch.Tensor, curvature: torch.Tensor, weight:
 def _refined(
     program: Program, g: torch.Tensor, curvature: torch.Tensor, weight: torch.Tensor, stiff: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """x_z ``(n, B)`` of  D x + A'nu + G'mu = g,  A x = 0,  G x = mu / w,  and what is missed, relative to it: the last
-    step, or what it leaves of the first equation.
+    """x_z ``(n, B)`` of  D x + A'nu + G'mu = g,  A x = 0,  G x = mu / w,  and what is missed, relative to it: what
+    the last steps let expect, or what it leaves of the first equation.
 
     Solved with D and w divided by the least curvature, so that what regularizes the factorization is small beside them:
     of the equalities the less the stiffer D is, up to ``stiff``.
@@ -130,11 +130,14 @@ def _refined(
     floor = (g / unit).abs().amax(dim=0) * least * (SMALLER * largest).clamp_min(SMALL)
     f = torch.cat([g, g.new_zeros(lifted, columns)])
     x, nu, mu = torch.zeros_like(D), g.new_zeros(len(program.b), columns), torch.zeros_like(w)
+    last = torch.full_like(least, torch.inf)
     for step in range(1, MOST_STEPS + 1):
         dx, dnu, dmu = factor.solve(f - D * x - A.T @ nu - G.T @ mu, -(A @ x), mu / w - G @ x)
         x, nu, mu = x + dx, nu + dnu, mu + dmu
+        before = last
         last, result = ((unit * t[:n]).abs().amax(dim=0) for t in (dx, x))
-        missed = last / result.maximum(floor)
+        to_come = last / (1 - (last / before.clamp_min(LIGHT)).clamp_max(1 - ENOUGH))  # as a geometric series
+        missed = to_come / result.maximum(floor)
         if step >= STEPS and bool((missed <= DONE).all()):
             break
     left = f - D * x - A.T @ nu - G.T @ mu
