@@ -46,7 +46,8 @@ MORE = [
 ]
 CYCLE = list(corpora.generated(0, len(KINDS) * len(TWISTS)))  # every kind in every twist
 LIFTED = {declaration.name.split()[1].rstrip(","): declaration for declaration in CYCLE[len(KINDS) : 2 * len(KINDS)]}
-PROBLEMS = [(P, f) for P in (*POLYTOPES, *MORE) for f in REGULARIZERS if in_domain(P, f) and P.presolved.dimension > 0]
+# beside those of the laws, which go through the same batches; of the last a thousand take too long
+PROBLEMS = [(P, f) for P in MORE[:-1] for f in REGULARIZERS]
 
 
 def solve(P: cvxsst.Polytope, u: torch.Tensor, f: cvxsst.Regularizer) -> torch.Tensor:

@@ -2,10 +2,10 @@
 
 - ``"fast"``: the family's own closed form or algorithm, where its page registers one;
 - ``"kkt"``: any polytope, any of the separable regularizers, a whole batch at once;
-- ``"cvxpylayer"``: any polytope, any regularizer with a formula: the reference, one instance at a time;
-- ``"enumeration"``: the exponential family over all structures of a small set;
 - ``"facets"``: polytopes whose inequalities in z alone are known or few, the separable regularizers, a whole batch;
-- ``"vertices"``: the Euclidean softmax over any polytope, by its argmax alone.
+- ``"vertices"``: the Euclidean softmax over any polytope, by its argmax alone;
+- ``"cvxpylayer"``: any polytope, any regularizer with a formula: the reference, one instance at a time;
+- ``"enumeration"``: the exponential family over all structures of a small set.
 
 With ``engine="auto"`` the instances that one engine does not solve go to the next that can; ``info.engine`` tells which
 solved each.
@@ -44,7 +44,7 @@ def register(engine: E) -> E:
     return engine
 
 
-for _engine in (Fast(), KKT(), CvxpyLayerEngine(), Enumeration(), Facets(), Vertices()):
+for _engine in (Fast(), KKT(), Facets(), Vertices(), CvxpyLayerEngine(), Enumeration()):
     register(_engine)
 
 

@@ -89,10 +89,12 @@ class Presolved:
     @cached_property
     def interior(self) -> np.ndarray:
         """A point x = (z, y) with A x = b and G x < h: the middle, or the centre of a largest ball (at most 1)."""
+        middle = strict_middle(self.form)
+        x = self._largest_ball() if middle is None else middle
+        return np.clip(x, *column_bounds(self.source))  # what z_i = 0 fixes is no -1e-33
+
+    def _largest_ball(self) -> np.ndarray:
         form = self.form
-        middle = strict_middle(form)
-        if middle is not None:
-            return middle
         norms = sp.linalg.norm(form.G, axis=1) if form.G.shape[0] else np.zeros(0)
         G = sp.hstack([form.G, sp.csr_array(norms[:, None])])
         A = sp.hstack([form.A, sp.csr_array((form.A.shape[0], 1))])
