@@ -12,12 +12,14 @@ from typing import Any
 
 import torch
 
-from cvxsst.engines.base import FAR, At, Engine, Info, Refused, Solution
+from cvxsst.engines.base import At, Engine, Info, Refused, Solution
 from cvxsst.polytope import Map, Polytope
 from cvxsst.problem import Problem
 from cvxsst.recognition import known
 from cvxsst.regularizers import Regularizer
 from cvxsst.values import is_finite, on_host
+
+WIDE = 1e10  # utilities up to here are no matter: paths take the largest off first, or are exact to 1e-16 of them
 
 
 class Fast(Engine[Map]):
@@ -80,7 +82,7 @@ class Fast(Engine[Map]):
 def _wide(u: torch.Tensor) -> torch.Tensor:
     """inf where utilities may be so far apart that a closed form loses their digits, else 0: a number."""
     u = u.detach()
-    return torch.where(u.abs().amax() > FAR, torch.inf, 0.0) if u.numel() else u.sum()
+    return torch.where(u.abs().amax() > WIDE, torch.inf, 0.0) if u.numel() else u.sum()
 
 
 def _applied(path: Map, P: Polytope, u: torch.Tensor, **options: Any) -> torch.Tensor:

@@ -39,7 +39,8 @@ STEPS, MOST_STEPS = 3, 40  # of refinement: so many, and then until the last is 
 DONE = 1e-10
 ENOUGH = 5e-7  # of the result: a last step above is no convergence
 FIRM = 1e8  # rows of this weight, where D is 1, do not yield at all, and those of its inverse say nothing
-RANK = 1e-10
+RANK = 1e-13
+NOTHING = 1e-8  # a direction along which z moves less than that, beside y, moves it by rounding
 SMALL, SMALLER = 1e-2, 1e-3  # a result below, as (dz/du) g or as a share of g over the least curvature, counts as that
 
 Apply = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -105,7 +106,9 @@ def _on_face(program: Program, g: torch.Tensor, curvature: torch.Tensor, weight:
     B = left_null_space((rows / np.linalg.norm(rows, axis=1).clip(1e-300)[:, None]).T)
     least_squares = np.vstack([B[:n], np.sqrt(w[between])[:, None] * G[between] @ B])
     right = np.append(root * f, np.zeros(between.sum()))
-    c = np.linalg.lstsq(least_squares, right, rcond=RANK)[0]
+    U, s, Vt = np.linalg.svd(least_squares, full_matrices=False)
+    told = s > max(NOTHING, RANK * s.max(initial=0.0))
+    c = Vt[told].T @ ((U[:, told].T @ right) / s[told])
     return torch.from_numpy(root * (B[:n] @ c)).to(g)
 
 

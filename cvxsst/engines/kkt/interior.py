@@ -30,7 +30,7 @@ from cvxsst.engines.kkt.elimination import DELTA, Factor, Pattern
 from cvxsst.engines.kkt.matrix import Matrix
 from cvxsst.regularizers import Separable
 
-TOLERANCE = 1e-10  # of the Newton step in z, relative to the largest entry over P if > 1
+TOLERANCE = 2e-11  # of the Newton step in z, relative to the largest entry over P if > 1
 EDGE = 1e-13
 NEAR = 1e-6  # to an end of the domain
 PROXIMAL = 1e-6  # on y, where u has spread 1
