@@ -17,7 +17,7 @@ larger items, inflow of C[0 -> n-1] = 1, are the hull of these hyperpaths (Marti
     argmax              Eisner's algorithm, O(n^3), all spans of a width and all instances at once
     ExponentialFamily   z = E[z], p(z) ~ exp <u, z>: the same program over sums (inside-outside), O(n^3)
 
-``corro_titov`` is another relaxation of the same argmax, and no softmax in the sense of this library.
+``polytopes.relaxed_eisner`` is another relaxation of the same argmax, and no softmax in the sense of this library.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import torch
 from cvxsst import ExponentialFamily, polytope
 from polytopes import _spans
 from polytopes._arguments import require_flag, require_size
-from polytopes._programs import Reduce, finite, gradient, log_sum_exp, possible
+from polytopes._programs import Reduce, finite, log_sum_exp, possible
 from polytopes.arborescence import arborescences, has_one_child, in_a_chain, root_malus
 
 Item = tuple[str, int, int]  # ("C" or "I", head, end): to the right of the head if head < end
@@ -163,47 +163,6 @@ def inside_algorithm(u: torch.Tensor, n: int, single_child: bool = False) -> tor
 
 
 projective_tree.padding(in_a_chain)
-
-
-def corro_titov(u: torch.Tensor) -> torch.Tensor:
-    """Eisner's algorithm with every local argmax replaced by a softmax (Corro and Titov 2019, "Differentiable
-    Perturb-and-Parse").
-
-    Args:
-        u: utilities divided by the temperature, ``(*batch, n, n)``; u[i, j] for the arc i -> j, -inf forbids it.
-
-    Returns:
-        ``(*batch, n, n)``, differentiable: the fractions of the arcs when each item is built from its candidates in the
-        proportions softmax(their values), its value being their mean in these proportions. Column sums are 1, and z
-        lies in conv Z; as the temperature falls z tends to the best tree.
-
-    This is *not* a stochastic softmax trick: z is not the maximizer of <u, z> - f(z) for a convex f, its Jacobian is
-    not symmetric, and a certificate does not apply. O(n^3).
-
-    Example:
-        >>> import torch
-        >>> from polytopes.projective_tree import corro_titov
-        >>> corro_titov(torch.zeros(3, 3))
-        tensor([[0.0000, 0.7500, 0.5000],
-                [0.0000, 0.0000, 0.5000],
-                [0.0000, 0.2500, 0.0000]])
-    """
-    n = u.shape[-1]
-    if u.dim() < 2 or u.shape[-2] != n or n < 1:
-        raise ValueError(f"u: expected square matrices (*batch, n, n), got the shape {tuple(u.shape)}")
-    scores = finite(u)
-
-    def share(x: torch.Tensor, dim: int) -> torch.Tensor:
-        """Values and amounts ``(2, *batch, ...)``, divided in the proportions of the values."""
-        return (x[:1].softmax(dim) * x).sum(dim)
-
-    def amount(arcs: torch.Tensor) -> torch.Tensor:
-        """What the whole has of the arcs ``(*batch, n, n)``, ``(*batch,)``."""
-        return inside(torch.stack([scores, arcs]), n, share)[1]
-
-    return gradient(amount, torch.zeros_like(scores)).to(
-        u.dtype
-    )  # the amount is linear in the arcs: of each, its share
 
 
 def inside(u: torch.Tensor, n: int, reduce: Reduce) -> torch.Tensor:

@@ -15,7 +15,7 @@ from cvxsst import BinaryEntropy, CategoricalEntropy, Euclidean, ExponentialFami
 from cvxsst.family import Member
 from polytopes import _counting, _laplacian, _threshold
 from polytopes._programs import IMPOSSIBLE
-from polytopes.projective_tree import corro_titov
+from polytopes.relaxed_eisner import relaxed_eisner
 
 from .table import utilities
 
@@ -239,16 +239,16 @@ def test_a_single_child_is_the_better_of_the_subtrees(generator: torch.Generator
 def test_corro_and_titov_is_a_point_of_the_hull_but_no_softmax(generator: torch.Generator) -> None:
     P = polytopes.projective_tree(5)
     w = utilities(P, 4, generator=generator)
-    z = corro_titov(w)
+    z = relaxed_eisner(w)
     certificate = cvxsst.certificate(P, z, w, Euclidean())
     assert certificate.infeasibility.max() <= 1e-9
-    assert (corro_titov(w / 1e-3) - cvxsst.argmax(P, w)).abs().max() <= 1e-6
+    assert (relaxed_eisner(w / 1e-3) - cvxsst.argmax(P, w)).abs().max() <= 1e-6
     u = w[:1].clone().requires_grad_()
-    assert torch.autograd.gradcheck(corro_titov, u, atol=1e-6)
-    J = torch.func.jacrev(lambda v: corro_titov(v.reshape(1, 5, 5)).flatten())(w[0].flatten())
+    assert torch.autograd.gradcheck(relaxed_eisner, u, atol=1e-6)
+    J = torch.func.jacrev(lambda v: relaxed_eisner(v.reshape(1, 5, 5)).flatten())(w[0].flatten())
     assert (J - J.T).abs().max() > 1e-3
     with pytest.raises(ValueError, match="square"):
-        corro_titov(torch.zeros(2, 3))
+        relaxed_eisner(torch.zeros(2, 3))
 
 
 def test_corro_and_titov_divides_each_choice_by_a_softmax() -> None:
@@ -264,7 +264,7 @@ def test_corro_and_titov_divides_each_choice_by_a_softmax() -> None:
     expected = torch.zeros(3, 3, dtype=torch.float64)
     expected[0, 1] = first[0] + first[1] * share[1]
     expected[1, 2], expected[0, 2], expected[2, 1] = first[0], first[1], first[1] * share[0]
-    assert torch.allclose(corro_titov(w), expected, atol=1e-12)
+    assert torch.allclose(relaxed_eisner(w), expected, atol=1e-12)
 
 
 def test_all_structures_and_empty_batches() -> None:
