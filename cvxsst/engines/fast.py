@@ -64,19 +64,24 @@ class Fast(Engine[Map]):
         if problem.forbidden is None:
             return z, Solution(z.detach()).info(self.name)
         z = _applied(path, problem.P, problem.u.masked_fill(problem.forbidden, -torch.inf), **options)
-        # By its contract a path answers NaN where -inf leaves no structure; unrolled sweeps may also be too slow there.
-        lost = z.detach().isnan().any(dim=1) & problem.forbidden.any(dim=1)
-        return z, Solution(z.detach(), empty=None if options else lost).info(self.name)
+        # unrolled sweeps may also be too slow there
+        empty = None if options else _empty(z.detach(), problem.forbidden)
+        return z, Solution(z.detach(), empty=empty).info(self.name)
 
     def solve(self, state: Map, u: torch.Tensor, forbidden: torch.Tensor | None) -> Solution:
         if forbidden is None:
             return Solution(state(u))
         z = state(u.masked_fill(forbidden, -torch.inf))
-        return Solution(z, empty=z.isnan().any(dim=1) & forbidden.any(dim=1))
+        return Solution(z, empty=_empty(z, forbidden))
 
     def times_jacobian(self, state: Map, g: torch.Tensor, at: At) -> torch.Tensor:
         u = at.u if at.forbidden is None else at.u.masked_fill(at.forbidden, -torch.inf)
         return torch.func.vjp(state, u)[1](g)[0]
+
+
+def _empty(z: torch.Tensor, forbidden: torch.Tensor) -> torch.Tensor:
+    """By its contract a path answers NaN where -inf leaves no structure."""
+    return z.isnan().any(dim=1) & forbidden.any(dim=1)
 
 
 def _wide(u: torch.Tensor) -> torch.Tensor:

@@ -43,9 +43,14 @@ class StandardForm:
         return self.columns - self.n
 
     @cached_property
+    def general(self) -> int:
+        """How many inequalities are no bounds of single columns."""
+        return int(np.count_nonzero(np.diff(self.G.indptr) > 1))
+
+    @property
     def is_box(self) -> bool:
         """Whether all inequalities are bounds of single columns, and none is lifted."""
-        return not self.lifted and bool(np.all(np.diff(self.G.indptr) <= 1))
+        return not self.lifted and not self.general
 
     def without(self, fixed: np.ndarray, values: np.ndarray) -> StandardForm:
         """The slice in which the columns of z listed in ``fixed`` have these values, those columns removed."""

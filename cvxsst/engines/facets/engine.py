@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
-from cvxsst.engines.base import At, Engine, Solution
+from cvxsst.engines.base import LEFT, At, Engine, Solution
 from cvxsst.engines.facets import newton
 from cvxsst.engines.facets.derivative import face, times_jacobian
 from cvxsst.engines.facets.description import Description, described
@@ -15,7 +14,6 @@ from cvxsst.regularizers import Regularizer, Separable
 
 ACCEPTED = 1e-8  # residual, in units of z relative to the largest entry over P if > 1
 FEW = 5  # general rows of a declaration, up to which an entropy is faster here than with kkt
-LEFT = 1e-9  # an entry with a larger least value is needed
 
 
 class Facets(Engine[State]):
@@ -34,9 +32,9 @@ class Facets(Engine[State]):
         steep, knowledge = isinstance(f, Separable) and f.steep, P.knowledge
         if steep and knowledge is not None and (knowledge.facets is not None or knowledge.separation is not None):
             return True
-        if P.form.lifted or P.form.is_box:
+        rows = P.form.general
+        if P.form.lifted or not rows:
             return False
-        rows = int(np.count_nonzero(np.diff(P.form.G.indptr) > 1))
         return rows == 1 or (steep and (rows <= FEW or knowledge is not None))
 
     def prepare(self, P: Polytope, f: Regularizer) -> State:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from cvxsst.engines.base import At, Engine, Solution
+from cvxsst.engines.base import LEFT, At, Engine, Solution
 from cvxsst.engines.kkt.derivative import by_elimination, by_equalities
-from cvxsst.engines.kkt.state import LEFT, Found, State
+from cvxsst.engines.kkt.state import Found, State
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import Regularizer, Separable
 

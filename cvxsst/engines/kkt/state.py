@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from cvxsst.engines.base import LEFT
 from cvxsst.engines.kkt import interior, newton
 from cvxsst.engines.kkt.centre import centred, equilibrated
 from cvxsst.engines.kkt.matrix import Matrix, pairs
@@ -26,7 +27,6 @@ CAP = 1e4  # on entries of z without an upper bound, relative to their largest v
 # Where -inf forbids entries the interior point method lowers their utilities by the spread of the others and the size
 # of P, and where that leaves more than LEFT of them by RAISED times as much.
 RAISED, RAISES = 8.0, 4
-LEFT = 1e-9
 # With utilities of 0, and of -FORCING where forbidden, a steep f leaves an entry less than FORCED of its range only
 # where the forbidden ones leave it nothing else: at this accuracy.
 FORCING, FORCED, ROUGHLY = 400.0, 1e-6, 1e-7
