@@ -27,6 +27,7 @@ from rich.progress import track
 
 import cvxsst
 import polytopes
+from benchmarks.cases import BINARY, CATEGORICAL, EUCLIDEAN, complete
 from benchmarks.measuring import (
     RESULTS,
     Batch,
@@ -49,7 +50,6 @@ from benchmarks.measuring import (
 from cvxsst.engines import ENGINES
 from cvxsst.installed import require
 
-EUCLIDEAN, CATEGORICAL, BINARY = cvxsst.Euclidean(), cvxsst.CategoricalEntropy(), cvxsst.BinaryEntropy()
 FAMILY = cvxsst.ExponentialFamily()
 OURS, KKT = "cvxsst fast", "cvxsst kkt"
 app = typer.Typer(help=__doc__, rich_markup_mode=None)
@@ -207,7 +207,7 @@ def cases() -> Iterator[Case]:
     )
     for regularizer in (EUCLIDEAN, CATEGORICAL):
         yield Case(polytopes.permutahedron(6), regularizer)
-    yield Case(polytopes.path(10, [(i, j) for i in range(10) for j in range(i + 1, 10)]), FAMILY)
+    yield Case(polytopes.path(10, complete(10)), FAMILY)
     yield Case(polytopes.spanning_tree(10), FAMILY)
     for n in (10, 20):
         yield Case(polytopes.arborescence(n), FAMILY, {"torch-struct": torch_struct("NonProjectiveDependencyCRF")})

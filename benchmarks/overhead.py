@@ -27,11 +27,11 @@ from rich.table import Table
 
 import cvxsst
 import polytopes
+from benchmarks.cases import BINARY, CATEGORICAL, EUCLIDEAN
 
 PATTERNS = 400
 SHARE = 0.3  # of the entries forbidden
 ROUNDS = 9
-EUCLIDEAN, CATEGORICAL, BINARY = cvxsst.Euclidean(), cvxsst.CategoricalEntropy(), cvxsst.BinaryEntropy()
 FAMILY = cvxsst.ExponentialFamily()
 
 Run = Callable[[], object]

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cvxsst.installed import require
 from experiments.graph_layout import data as layouts
 from experiments.graph_layout import report
 from experiments.graph_layout.config import Config
-from experiments.runs.experiment import EXTRA, Experiment
+from experiments.runs.experiment import Experiment
 from experiments.runs.options import Folders, Launch, Markdown, Output, Pictures, Processes, Run, Tuning, options
 
 if TYPE_CHECKING:
@@ -101,9 +100,4 @@ def table(folders: Folders = None, markdown: Markdown = False, pictures: Picture
 
     Example: `cvxsst table graph-layout --pictures out/pictures`
     """
-    found, places = EXPERIMENT.show(folders, markdown)
-    if pictures is not None:
-        require("lightning", EXTRA)
-        require("matplotlib", "cvxsst[plot]")
-        report.save_pictures(pictures, found, places, data)
-        print(f"written: {pictures}")
+    EXPERIMENT.draw(report.save_pictures, EXPERIMENT.show(folders, markdown), pictures, data)

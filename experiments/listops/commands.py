@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cvxsst.installed import require
 from experiments.listops import data as expressions
 from experiments.listops import report
 from experiments.listops.config import Config
-from experiments.runs.experiment import EXTRA, Experiment
+from experiments.runs.experiment import Experiment
 from experiments.runs.options import Folders, Launch, Markdown, Output, Pictures, Processes, Run, Tuning, options
 
 if TYPE_CHECKING:
@@ -106,9 +105,4 @@ def table(folders: Folders = None, markdown: Markdown = False, pictures: Picture
 
     Example: `cvxsst table listops --pictures out/pictures`
     """
-    found, places = EXPERIMENT.show(folders, markdown)
-    if pictures is not None:
-        require("lightning", EXTRA)
-        require("matplotlib", "cvxsst[plot]")
-        report.save_pictures(pictures, found, places, data)
-        print(f"written: {pictures}")
+    EXPERIMENT.draw(report.save_pictures, EXPERIMENT.show(folders, markdown), pictures, data)

@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from experiments.listops.edges import LABELS
-from experiments.runs.gradients import ENOUGH, Samples, Word, require_samples
+from experiments.runs.gradients import ENOUGH, LatentSettings, Samples, Word
 from experiments.runs.settings import (
     BatchSize,
+    Engine,
     Hidden,
     LearningRate,
     Seed,
-    Settings,
     Steps,
     Temperature,
     ValidateEvery,
@@ -25,7 +25,7 @@ from experiments.runs.settings import (
 
 
 @dataclass(frozen=True)
-class Config(Settings):
+class Config(LatentSettings):
     """The settings; each is an option of ``cvxsst train listops``.
 
     Raises:
@@ -45,11 +45,7 @@ class Config(Settings):
     seed: Seed = 0
     validate_every: ValidateEvery = worked_out(lambda config: min(500, config.steps))
     samples: Samples = ENOUGH
-    engine: Annotated[str, typer.Option(help="Of the relaxation: auto, fast, kkt ...")] = "auto"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_samples(self)
+    engine: Engine = "auto"
 
     @property
     def name(self) -> str:

@@ -102,5 +102,20 @@ class Experiment(Generic[C]):
             Console().print(self.table.table(found))
         return found, places
 
+    def draw(
+        self,
+        save: Callable[[Path, list[Result], list[Path], Path], None],
+        shown: tuple[list[Result], list[Path]],
+        pictures: Path | None,
+        data: Path,
+    ) -> None:
+        """The pictures of what was shown, if a folder is given for them: ``save(pictures, results, places, data)``."""
+        if pictures is None:
+            return
+        require("lightning", EXTRA)
+        require("matplotlib", "cvxsst[plot]")
+        save(pictures, *shown, data)
+        print(f"written: {pictures}")
+
     def _tell(self, test: Mapping[str, Any], folder: Path) -> None:
         print(f"test {', '.join(metric.said(test) for metric in self.metrics if metric.name in test)}: {folder}")

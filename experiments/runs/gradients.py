@@ -18,7 +18,7 @@ from torch.distributions import Distribution
 
 from cvxsst import score_function
 from cvxsst.autograd import straight_through
-from experiments.runs.settings import one_of, worked_out
+from experiments.runs.settings import Settings, one_of, worked_out
 
 Map = Callable[[torch.Tensor], torch.Tensor]
 
@@ -108,7 +108,13 @@ Samples = Annotated[
 ENOUGH: Any = worked_out(lambda config: GRADIENTS[config.gradient].samples if config.gradient in GRADIENTS else 1)
 
 
-def require_samples(config: Any) -> None:
-    """Raise unless its ``samples`` are enough for its ``gradient``."""
-    if config.samples < GRADIENTS[config.gradient].samples:
-        raise ValueError(f"samples: {config.gradient} needs at least {GRADIENTS[config.gradient].samples}")
+class LatentSettings(Settings):
+    """Of an experiment with a latent structure: its ``samples`` are enough for its ``gradient``."""
+
+    gradient: str
+    samples: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.samples < GRADIENTS[self.gradient].samples:
+            raise ValueError(f"samples: {self.gradient} needs at least {GRADIENTS[self.gradient].samples}")

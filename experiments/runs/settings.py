@@ -45,6 +45,7 @@ Steps = Annotated[int, typer.Option(min=1, help="Training steps.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Examples a step, of all devices together.")]
 LearningRate = Annotated[float, positive, typer.Option(help="Of the optimizer.")]
 Temperature = Annotated[float, positive, typer.Option(help="T of the relaxation.")]
+Engine = Annotated[str, typer.Option(help="Of the relaxation: auto, fast, kkt ...")]
 Hidden = Annotated[int, typer.Option(min=1, help="Width of the networks.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of initial weights and noise.")]
 ValidateEvery = Annotated[
