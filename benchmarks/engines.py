@@ -56,6 +56,7 @@ from cvxsst.regularizers import Separable
 
 CASES = {case.name: case for case in [*FLAT, *LIFTED, *LARGE]}
 GENERIC = "cvxsst generic"
+MOST_MEMORY = 10 * 2**30  # bytes: what asks for more fails, and not the machine
 OURS = ("kkt", "facets", "vertices")
 Cases = Annotated[list[str] | None, typer.Option("--case", help="Cases whose names contain this; default: all.")]
 app = typer.Typer(help=__doc__, rich_markup_mode=None)
@@ -172,9 +173,11 @@ def large(
     names = solvers or [f"cvxsst {name}" for name in ("fast", *OURS)] + ["CvxpyLayer, Clarabel"]
     shown = Table("case", "batch", *names, title="seconds to prepare + forward and backward of the batch, peak MiB")
     rows = []
-    for case in track(chosen(LARGE, cases), "measuring", console=Console(stderr=True)):
+    for case in chosen(LARGE, cases):
         found = {name: apart(case, name, case.instances, threads, seed, limit) for name in names}
-        shown.add_row(case.name, str(case.instances), *(_told(run) for run in found.values()))
+        told = [_told(run) for run in found.values()]
+        print(case.name, *told, sep="; ", flush=True)  # each takes minutes
+        shown.add_row(case.name, str(case.instances), *told)
         rows.append([case.name, case.instances, found])
     Console(width=60 + 24 * len(names)).print(shown)
     save("engines_large", rows, threads=threads, seed=seed, limit=limit)
@@ -205,7 +208,7 @@ def apart(case: Case, solver: str, batch: int, threads: int, seed: int, limit: f
     except subprocess.TimeoutExpired:
         return {"why": f"> {limit:g} s"}
     if ran.returncode:
-        return {"why": ran.stderr.strip().splitlines()[-1][:60]}
+        return {"why": (ran.stderr.strip().splitlines() or [f"ended by signal {-ran.returncode}"])[-1][:60]}
     return json.loads(ran.stdout.splitlines()[-1])
 
 
@@ -213,6 +216,7 @@ def apart(case: Case, solver: str, batch: int, threads: int, seed: int, limit: f
 def one(name: str, solver: str, batch: int, threads: int, seed: int) -> None:
     """One case by one solver: seconds to prepare (first instance), milliseconds of the batch, MiB above the start."""
     case = CASES[name]
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with on_threads(threads):
         P = case.build()
