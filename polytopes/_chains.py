@@ -19,19 +19,13 @@ and e_c(s) sum up: they follow the same steps, as means of means. All is O(k (n 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 import torch.nn.functional as F
 
 from cvxsst.autograd import SymmetricMap
-from polytopes._programs import (
-    IMPOSSIBLE,
-    Reduce,
-    log_sum_exp,
-    possible,
-    running_log_sum_exp,
-)
+from polytopes._programs import IMPOSSIBLE, Reduce, log_sum_exp, possible, running_log_sum_exp
+
+Sums = list[torch.Tensor]
 
 
 def total(u: torch.Tensor, n: int, k: int, reduce: Reduce, running: Reduce) -> torch.Tensor:
@@ -39,8 +33,7 @@ def total(u: torch.Tensor, n: int, k: int, reduce: Reduce, running: Reduce) -> t
     ``(*batch,)``."""
     if k == 0:
         return torch.zeros_like(u[..., 0])
-    *_, last = _sums(*windows(u, n, k), reduce, running)
-    return reduce(last, -1)
+    return reduce(_sums(*windows(u, n, k), reduce, running)[0][-1], -1)
 
 
 def softmax(u: torch.Tensor, n: int, k: int) -> torch.Tensor:
@@ -57,37 +50,37 @@ def windows(u: torch.Tensor, n: int, k: int) -> tuple[torch.Tensor, torch.Tensor
     return item, torch.stack(columns[1], -2) if k > 1 else item[..., :0, :]
 
 
-def _sums(item: torch.Tensor, pair: torch.Tensor, reduce: Reduce, running: Reduce) -> Iterator[torch.Tensor]:
-    """a_c ``(*batch, m)`` for c = 1 ... k, of windows."""
-    a = item[..., 0, :]
-    yield a
+def _sums(item: torch.Tensor, pair: torch.Tensor, reduce: Reduce, running: Reduce) -> tuple[Sums, Sums]:
+    """Of windows, a_c ``(*batch, m)`` for c = 1 ... k; and for c < k its sum over s' < s."""
+    a, before = [item[..., 0, :]], []
     for c in range(1, item.shape[-2]):
-        steps = torch.stack([_shifted(running(a, -1), IMPOSSIBLE), a + pair[..., c - 1, :]], -1)
-        a = item[..., c, :] + reduce(steps, -1)
-        yield a
+        before.append(_shifted(running(a[-1], -1), IMPOSSIBLE))
+        a.append(item[..., c, :] + reduce(torch.stack([before[-1], a[-1] + pair[..., c - 1, :]]), 0))
+    return a, before
 
 
 def _shifted(x: torch.Tensor, first: float) -> torch.Tensor:
     return F.pad(x[..., :-1], (1, 0), value=first)
 
 
-def _marginals(u: torch.Tensor, n: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """z for u ``(B, 2n - 1)``, and a of both directions ``(B, 2, k, m)``."""
-    a = _both_sums(u, n, k)
+def _marginals(u: torch.Tensor, n: int, k: int) -> tuple[torch.Tensor, ...]:
+    """z for u ``(B, 2n - 1)``, and the sums of both directions."""
+    a, before = _both_sums(u, n, k)
     A = _log_partition(a)
     z = _by_entry(*_probabilities(u, a, A, n, k))
-    return z.masked_fill(torch.isneginf(possible(A))[:, None], torch.nan), a
+    return z.masked_fill(torch.isneginf(possible(A))[:, None], torch.nan), a, before
 
 
 def _times_covariance(
-    g: torch.Tensor, u: torch.Tensor, z: torch.Tensor, a: torch.Tensor, n: int, k: int
+    g: torch.Tensor, u: torch.Tensor, z: torch.Tensor, a: torch.Tensor, before: torch.Tensor, n: int, k: int
 ) -> torch.Tensor:
-    """J g for g, u and z ``(B, 2n - 1)`` and a as above; a second derivative needs that as a function of u."""
-    a = _both_sums(u, n, k) if torch.is_grad_enabled() else a
+    """J g for g, u and z ``(B, 2n - 1)`` and the sums; a second derivative needs those as functions of u."""
+    if torch.is_grad_enabled():
+        a, before = _both_sums(u, n, k)
     first, second = _probabilities(u, a, _log_partition(a), n, k)
     mean = (z * g).sum(-1)[:, None, None]
     item, pair = windows(g, n, k)
-    until, since = _apart(_means(a, _both(u, n), _both(g, n), n, k))
+    until, since = _apart(_means(a, before, _both(u, n), _both(g, n), n, k))
     return _by_entry(first * (until + since - item - mean), second * (until[:, :-1] + since[:, 1:] + pair - mean))
 
 
@@ -99,9 +92,10 @@ def _both(u: torch.Tensor, n: int) -> torch.Tensor:
     return torch.stack([u, torch.cat([u[:, :n].flip(-1), u[:, n:].flip(-1)], -1)], 1)
 
 
-def _both_sums(u: torch.Tensor, n: int, k: int) -> torch.Tensor:
-    """a_c(s) of both, ``(B, 2, k, m)``."""
-    return torch.stack([*_sums(*windows(_both(u, n), n, k), log_sum_exp, running_log_sum_exp)], -2)
+def _both_sums(u: torch.Tensor, n: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """a_c(s) of both ``(B, 2, k, m)``, and its sums over s' < s ``(B, 2, k - 1, m)``."""
+    a, before = _sums(*windows(_both(u, n), n, k), log_sum_exp, running_log_sum_exp)
+    return torch.stack(a, 2), torch.stack(before, 2) if before else a[0][:, :, None][:, :, :0]
 
 
 def _apart(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -133,29 +127,26 @@ def _diagonal_sums(x: torch.Tensor) -> torch.Tensor:
     return F.pad(x, (0, k)).flatten(1)[:, : k * width].reshape(B, k, width).sum(1)  # row c moves c to the right
 
 
-def _means(a: torch.Tensor, u: torch.Tensor, g: torch.Tensor, n: int, k: int) -> torch.Tensor:
+def _means(a: torch.Tensor, before: torch.Tensor, u: torch.Tensor, g: torch.Tensor, n: int, k: int) -> torch.Tensor:
     """The derivative of a ``(B, 2, k, m)`` along g, with u and g ``(B, 2, 2n - 1)``: the mean of <g, z> over the
     choices that a_c(s) sums up."""
     (item, pair), neighbour = windows(g, n, k), windows(u, n, k)[1]
-    prefix = running_log_sum_exp(a, -1)
-    apart = _shifted(prefix[:, :, :-1], IMPOSSIBLE)
-    near = torch.sigmoid(a[:, :, :-1] + neighbour - apart)
-    mean = item[:, :, 0]
-    means = [mean]
+    near = torch.sigmoid(a[:, :, :-1] + neighbour - before)
+    some = before > IMPOSSIBLE / 2
+    means = [item[:, :, 0]]
     for c in range(1, k):
-        far = _shifted(_running_mean(mean, a[:, :, c - 1], prefix[:, :, c - 1]), 0.0)
-        far = far.where(apart[:, :, c - 1] > IMPOSSIBLE / 2, 0.0)
-        mean = item[:, :, c] + torch.lerp(far, mean + pair[:, :, c - 1], near[:, :, c - 1])
-        means.append(mean)
+        far = _mean_before(means[-1], a[:, :, c - 1], before[:, :, c - 1]).where(some[:, :, c - 1], 0.0)
+        means.append(item[:, :, c] + torch.lerp(far, means[-1] + pair[:, :, c - 1], near[:, :, c - 1]))
     return torch.stack(means, 2)
 
 
-def _running_mean(x: torch.Tensor, a: torch.Tensor, prefix: torch.Tensor) -> torch.Tensor:
-    """The means of the first entries of x ``(..., m)``, weighted by exp a, whose running log-sum-exp is ``prefix``.
+def _mean_before(x: torch.Tensor, a: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+    """At s the mean of x ``(..., m)`` over s' < s, weighted by exp a, whose sums over s' < s are exp ``before``.
 
     x is moved to where it is positive and no small difference of large numbers, and its mean back: so weights may
     differ by any factor.
     """
     away = 2 * x.detach().abs().amax(-1, keepdim=True)
     away = away.where(away > 0, 1.0)
-    return torch.exp(running_log_sum_exp(a + torch.log(x + away), -1) - prefix) - away
+    moved = running_log_sum_exp(a + torch.log(x + away), -1)
+    return torch.exp(_shifted(moved, IMPOSSIBLE) - before) - away
