@@ -37,6 +37,16 @@ def log_sum_exp(x: torch.Tensor, dim: int) -> torch.Tensor:
     return torch.logsumexp(x, dim)
 
 
+def running_maximum(x: torch.Tensor, dim: int) -> torch.Tensor:
+    """The maxima of the first entries, of the first two ..., of the shape of x ``(...)``."""
+    return x.cummax(dim).values
+
+
+def running_log_sum_exp(x: torch.Tensor, dim: int) -> torch.Tensor:
+    """The same over sums."""
+    return torch.logcumsumexp(x, dim)
+
+
 def maximizer(value: Callable[[torch.Tensor], torch.Tensor], w: torch.Tensor) -> torch.Tensor:
     """The gradient of a best value ``(*batch,)`` with respect to w."""
     with torch.inference_mode(False), torch.enable_grad():

@@ -12,8 +12,8 @@ the flow into the states in which i is in, p_i the flow along the arcs between t
 (Martin, Rardin and Campbell 1990: dynamic programs as extended formulations). The inequalities p_i <= z_i,
 p_i <= z_{i+1}, p_i >= z_i + z_{i+1} - 1 with sum z = k would not do: they have fractional vertices.
 
-    argmax              the best path, by dynamic programming, O(nk)
-    ExponentialFamily   z = E[z], p(z) ~ exp <u, z>: the same program over sums, O(nk)
+    argmax              the best path, by dynamic programming, O(k (n - k + 1)) in k steps
+    ExponentialFamily   z = E[z], p(z) ~ exp <u, z>: the same program over sums, in both directions
 """
 
 from __future__ import annotations
@@ -26,10 +26,19 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from cvxsst import polytope
+from cvxsst import ExponentialFamily, polytope
 from cvxsst.family import Padding
+from polytopes import _chains
 from polytopes._arguments import require_size
-from polytopes._programs import IMPOSSIBLE, Reduce, finite, log_sum_exp, maximizer, maximum, possible
+from polytopes._programs import (
+    finite,
+    log_sum_exp,
+    maximizer,
+    maximum,
+    possible,
+    running_log_sum_exp,
+    running_maximum,
+)
 
 
 @polytope(examples=[(5, 2), (4, 3), (1, 1), (3, 0)])
@@ -94,32 +103,19 @@ def subsets_with_products(n: int, k: int) -> Iterator[np.ndarray]:
 @correlated_k_subset.argmax
 def best_chain(w: torch.Tensor, n: int, k: int) -> torch.Tensor:
     """``(*batch, 2n - 1)`` to zeros and ones."""
-    return maximizer(lambda u: chain(u, n, k, maximum), w)
+    return maximizer(lambda u: _chains.total(u, n, k, maximum, running_maximum), w)
 
 
-def chain(u: torch.Tensor, n: int, k: int, reduce: Reduce) -> torch.Tensor:
-    """The sum (in the sense of ``reduce``) of <u, z> over Z, ``(*batch, 2n - 1)`` to ``(*batch,)``.
-
-    With a[c, l] the sum over the first i items, c of them chosen, the last one (l = 1) or not (l = 0):
-
-        a'[c, 0] = a[c, 0] + a[c, 1],      a'[c, 1] = u_i (a[c - 1, 0] + p_{i-1} a[c - 1, 1])
-    """
-    unary, product = u[..., :n, None], u[..., n:, None]
-    batch = u.shape[:-1]
-    none = u.new_full((*batch, 1), IMPOSSIBLE)
-    out = torch.cat([u.new_zeros((*batch, 1)), none.expand(*batch, k)], -1)  # (*batch, k + 1), by count
-    taken = torch.cat([none, unary[..., 0, :], none.expand(*batch, max(k - 1, 0))], -1)[..., : k + 1]
-    for i in range(1, n):
-        pairs = torch.stack([out, taken + product[..., i - 1, :]], -1)[..., :k, :]
-        entered = reduce(pairs, -1) + unary[..., i, :]
-        out, taken = reduce(torch.stack([out, taken], -1), -1), torch.cat([none, entered], -1)
-    return reduce(torch.stack([out[..., k], taken[..., k]], -1), -1)
+@correlated_k_subset.softmax(ExponentialFamily)
+def inclusion_probabilities(u: torch.Tensor, n: int, k: int) -> torch.Tensor:
+    """``(*batch, 2n - 1)`` to the same: of the items, and of both of two neighbours."""
+    return _chains.softmax(finite(u), n, k).to(u.dtype) if k else 0 * u.clamp_min(0)
 
 
 @correlated_k_subset.log_partition
 def log_sum_of_chains(u: torch.Tensor, n: int, k: int) -> torch.Tensor:
     """A(u): log of the sum over Z of exp <u, z>, ``(*batch, 2n - 1)`` to ``(*batch,)``."""
-    return possible(chain(finite(u), n, k, log_sum_exp)).to(u.dtype)
+    return possible(_chains.total(finite(u), n, k, log_sum_exp, running_log_sum_exp)).to(u.dtype)
 
 
 @correlated_k_subset.padding

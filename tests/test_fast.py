@@ -157,6 +157,36 @@ def test_thousands_of_items(generator: torch.Generator) -> None:
     assert (_counting.log_partition(u, k, _counting.Angles.of(n, k)) - torch.from_numpy(a[:, k])).abs().max() <= 1e-9
 
 
+def by_position(u: torch.Tensor, n: int, k: int) -> torch.Tensor:
+    """A of the correlated k-subsets, item by item: by count, without the last item or with it."""
+    none = torch.full_like(u[:, :1], -1e300)
+    out, taken = torch.cat([0 * none, none.expand(-1, k)], 1), none.expand(-1, k + 1)
+    for i in range(n):
+        run = taken + u[:, n + i - 1, None] if i else taken
+        entered = u[:, i, None] + torch.stack([out, run]).logsumexp(0)[:, :-1]
+        out, taken = torch.stack([out, taken]).logsumexp(0), torch.cat([none, entered], 1)
+    return torch.stack([out[:, k], taken[:, k]]).logsumexp(0)
+
+
+@pytest.mark.parametrize(("n", "k", "scale"), [(350, 10, 1.0), (60, 50, 30.0), (40, 1, 300.0)])
+def test_correlated_subsets_by_count_are_those_by_position(n: int, k: int, scale: float, generator) -> None:
+    """Value, marginals and their derivative, also where choices are exp(1000) times as probable as others."""
+    u, g = scale * torch.randn(2, 2, 2 * n - 1, generator=generator, dtype=torch.float64)
+    u.requires_grad_()
+    P, A = polytopes.correlated_k_subset(n, k), by_position(u, n, k)
+    (z,) = torch.autograd.grad(A.sum(), u, create_graph=True)
+    (Jg,) = torch.autograd.grad(z, u, g)
+    found = cvxsst.softmax(P, u, ExponentialFamily(), engine="fast")
+    assert P.knowledge is not None
+    assert P.knowledge.log_partition is not None
+    assert torch.allclose(P.knowledge.log_partition(u), A, rtol=1e-13)
+    assert (found - z).abs().max() <= 1e-13 * (10 + A.abs().max())
+    assert (torch.autograd.grad(found, u, g)[0] - Jg).abs().max() <= 1e-12 * (10 + A.abs().max()) * scale
+    chosen = cvxsst.argmax(P, u)
+    sharp = cvxsst.softmax(P, u, ExponentialFamily(), temperature=1e-6 * scale, engine="fast")
+    assert (chosen - sharp).abs().max() <= 1e-6
+
+
 def test_one_multiplier_is_enough_for_every_gap() -> None:
     """Two groups so far apart that sums of exponentials overflow: the threshold lies between them."""
     for gap in (1.0, 40.0, 800.0, 1e8):

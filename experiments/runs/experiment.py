@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 EXTRA = "cvxsst[experiments]"
 C = TypeVar("C", bound=Settings)
+P = TypeVar("P", bound=Path | None)
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,10 @@ class Experiment(Generic[C]):
         prepare: the class of the model, and the splits ``train``, ``valid``, ``test`` for these settings from a file.
             A function of a module, for the processes of a search; the place to import Lightning.
         table: of the results.
-        metrics: of the test, the first of which the validation maximizes (the model's ``monitor``).
+        metrics: of the test, the first of which decides in validation (the model's ``monitor``).
         ranges: of the settings that a search draws, log-uniform.
         published: the folder of the results that the repository holds, if any.
+        data: what ``cvxsst data`` calls its data, if not by the name.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Experiment(Generic[C]):
     metrics: Sequence[Metric]
     ranges: Mapping[str, tuple[float, float]]
     published: Path | None = None
+    data: str | None = None
 
     @property
     def runs(self) -> Path:
@@ -57,7 +60,9 @@ class Experiment(Generic[C]):
 
         kind, splits = self.prepare(config, data)
         if missing := ", ".join({"train", "valid", "test"} - splits.keys()):
-            raise ValueError(f"--data: {data} has no {missing} part; make one with: cvxsst data {self.name}")
+            raise ValueError(
+                f"--data: {data} has no {missing} part; make one with: cvxsst data {self.data or self.name}"
+            )
         return train(kind, config, splits, folder, launch, progress=progress)
 
     def train(self, config: C, launch: Launch, data: Path, output: Path | None) -> None:
@@ -83,7 +88,7 @@ class Experiment(Generic[C]):
 
         folder = (output or self.runs / f"search-{config.name}").absolute()
         run = partial(self.run, data=data.absolute(), progress=False)
-        search = Search(config, self.ranges, run, folder, tuning.trials, self.metrics[0].name)
+        search = Search(config, self.ranges, run, folder, tuning.trials, self.metrics[0])
         found = search.search(tuning.concurrent, tuning.gpus, tuning.address)
         Console().print(search.report(found, self.metrics[:3]))  # as many as 80 columns hold
         print(f"written: {folder / 'search.json'}")
@@ -104,10 +109,10 @@ class Experiment(Generic[C]):
 
     def draw(
         self,
-        save: Callable[[Path, list[Result], list[Path], Path], None],
+        save: Callable[[Path, list[Result], list[Path], P], None],
         shown: tuple[list[Result], list[Path]],
         pictures: Path | None,
-        data: Path,
+        data: P,
     ) -> None:
         """The pictures of what was shown, if a folder is given for them: ``save(pictures, results, places, data)``."""
         if pictures is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 import typer
@@ -42,10 +42,12 @@ class Latent:
 
 @dataclass(frozen=True)
 class Gradient(ABC):
-    """``label`` in the table; ``samples``: how many of each instance it needs at least."""
+    """``label`` in the table; ``samples``: how many of each instance it needs at least; ``needs_density``: whether it
+    asks for ``Latent.log_prob``."""
 
     label: str
     samples: int = 1
+    needs_density: ClassVar[bool] = False
 
     def estimator(self, network: Callable[[], nn.Module]) -> nn.Module | None:
         """What the model keeps for it, if anything; ``network()`` is one from a context to a number."""
@@ -76,6 +78,7 @@ class Relaxed(Gradient):
 class ScoreFunction(Gradient):
     """Of the expectation itself, by the density of the utilities."""
 
+    needs_density = True
     kind: type[score_function.Reinforce] = score_function.Reinforce
 
     def estimator(self, network: Callable[[], nn.Module]) -> nn.Module:

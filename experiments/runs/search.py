@@ -34,7 +34,7 @@ class Search(Generic[C]):
         run: trains a config in a folder, or goes on, and returns its result.
         folder: of the search.
         trials: how many.
-        monitor: the metric by whose value in validation they are sorted, the largest first.
+        monitor: the metric by whose value in validation they are sorted, the best first.
     """
 
     base: C
@@ -42,7 +42,7 @@ class Search(Generic[C]):
     run: Callable[[C, Path], dict[str, Any] | None]
     folder: Path
     trials: int
-    monitor: str
+    monitor: Metric
 
     def configs(self) -> list[C]:
         low, high = np.log(list(self.ranges.values())).T
@@ -65,7 +65,8 @@ class Search(Generic[C]):
         if len(errors) == self.trials:
             raise RuntimeError(f"all {self.trials} trials failed, the first with: {errors[0]}")
         found = [self._outcome(number, config) for number, config in enumerate(self.configs())]
-        found.sort(key=lambda trial: -trial["valid"].get(self.monitor, -np.inf))
+        sign = 1 if self.monitor.lower else -1
+        found.sort(key=lambda trial: sign * trial["valid"].get(self.monitor.name, sign * np.inf))
         write_json(self.folder / "search.json", found)
         return found
 
@@ -93,7 +94,7 @@ class Search(Generic[C]):
     def _trial(self, choice: dict[str, int]) -> dict[str, float]:
         result = self.run(self.configs()[choice["number"]], self._place(choice["number"]))
         assert result is not None  # no limit of time was set
-        return {self.monitor: result["valid"][self.monitor]}
+        return {self.monitor.name: result["valid"][self.monitor.name]}
 
     def _outcome(self, number: int, config: C) -> dict[str, Any]:
         finished = self._place(number) / RESULT

@@ -22,12 +22,13 @@ Result = dict[str, Any]  # what result.json holds
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of the test: its name in the results, and how it is printed."""
+    """A number of the test: its name in the results, and how it is printed; ``lower``: the smaller, the better."""
 
     name: str
     label: str
     percent: bool = False
     digits: int = 0
+    lower: bool = False
 
     @property
     def header(self) -> str:

@@ -56,7 +56,8 @@ class Model(LightningModule):
     """
 
     settings: ClassVar[type[Settings]]
-    monitor: ClassVar[str]  # a name of ``summary``: the larger in validation, the better
+    monitor: ClassVar[str]  # a name of ``summary``, which decides in validation
+    mode: ClassVar[str] = "max"  # the larger, the better; or "min"
     shown: ClassVar[tuple[str, ...]] = ()  # further names beside the progress bar
     packages: ClassVar[tuple[str, ...]] = ()  # whose versions the result tells, besides ours, torch and Lightning
     config: Settings
@@ -217,7 +218,7 @@ def train(
     config.claim(folder)
     if (folder / RESULT).exists():
         return read_json(folder / RESULT)
-    module, clock, best = kind(config), Clock(launch.minutes), _best(folder, kind.monitor)
+    module, clock, best = kind(config), Clock(launch.minutes), _best(folder, kind)
     with _no_warnings_about_the_data():
         trainer = _trainer(
             launch,
@@ -324,12 +325,12 @@ def _trainer(launch: Launch, progress: bool, callbacks: Sequence[Callback] = (),
     )
 
 
-def _best(folder: Path, monitor: str) -> ModelCheckpoint:
+def _best(folder: Path, kind: type[Model]) -> ModelCheckpoint:
     return ModelCheckpoint(
         folder / BEST.parent,
         filename=BEST.stem,
-        monitor=f"valid/{monitor}",
-        mode="max",
+        monitor=f"valid/{kind.monitor}",
+        mode=kind.mode,
         enable_version_counter=False,
     )
 
