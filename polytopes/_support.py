@@ -5,8 +5,8 @@ perfect matching if and only if m(i) and j lie on a common cycle: exchanging alo
 
     support = {(i, j) allowed : m(i) and j in the same strong component},     component: both reach each other
 
-One matching by scipy's assignment, O(n^3) each; what reaches what by squaring the matrix of arcs, O(n^3 log n) for all
-graphs at once.
+One matching by scipy's assignment, O(n^3) each; the strong components of all graphs at once by scipy, in the number of
+arcs.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 
 
 class Support(NamedTuple):
@@ -28,16 +30,25 @@ class Support(NamedTuple):
     @staticmethod
     def of(allowed: torch.Tensor) -> Support:
         """For allowed edges ``(B, n, n)``, bool."""
-        n = allowed.shape[-1]
         row, complete = _matching(allowed)
-        reach = allowed.gather(1, row[:, :, None].expand_as(allowed)).to(torch.float32)  # [c, j]: an arc c -> j
-        for _ in range((n - 1).bit_length()):
-            reach = (reach @ reach).clamp_max_(1.0)  # paths twice as long; loops c -> c keep the shorter ones
-        same = (reach > 0) & (reach.mT > 0)
-        to_rows = row.argsort(1)  # m: the column of each row
-        edges = allowed & same.gather(1, to_rows[:, :, None].expand_as(same)) & complete[:, None, None]
-        position = torch.arange(n, device=allowed.device)
-        return Support(edges, same.to(torch.uint8).argmax(-1) == position)
+        component = _components(allowed.gather(1, row[:, :, None].expand_as(allowed)))
+        to_rows = component.gather(1, row.argsort(1))  # of m(i)
+        edges = allowed & (to_rows[:, :, None] == component[:, None]) & complete[:, None, None]
+        numbers, place = component.flatten().unique(return_inverse=True)
+        position = torch.arange(place.numel(), device=place.device)
+        first = torch.full_like(numbers, place.numel()).scatter_reduce(0, place, position, "amin")
+        return Support(edges, (first[place] == position).view_as(component))
+
+
+def _components(arcs: torch.Tensor) -> torch.Tensor:
+    """The strong components of the graphs with arcs c -> j, ``(B, n, n)``, bool: a number of its own for each,
+    ``(B, n)``."""
+    batch, n = arcs.shape[:2]
+    which, source, target = arcs.cpu().numpy().nonzero()
+    size = batch * n
+    graph = csr_array((np.ones(len(which), dtype=bool), (which * n + source, which * n + target)), shape=(size, size))
+    _, component = connected_components(graph, connection="strong")
+    return torch.from_numpy(component).to(arcs.device).long().view(batch, n)
 
 
 def _matching(allowed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -36,6 +36,7 @@ SWEEPS = 8  # of Sinkhorn before Newton
 LARGEST = 1e250  # scaling factor: beyond, entries of exp(u) that matter may have been rounded to 0
 NEWTON_STEPS = 6
 CLOSE = 1e-7  # last step of Newton, relative to z: the error after it is of the order of its square
+ASTRAY = 50.0  # a step of Newton after which none has been seen to arrive
 ROUNDING = 1e-13  # of the column sums
 COOLING = 2.0
 MILD = 20.0  # spread of u at which the continuation starts
@@ -60,7 +61,30 @@ def on_support(u: torch.Tensor, solve: Callable[[torch.Tensor, torch.Tensor | No
         return solve(u, None)
     edges, ground = Support.of(allowed)
     empty = ~edges.flatten(1).any(1)[:, None, None]
-    return solve(torch.where(edges, u, -torch.inf).masked_fill(empty, 0.0), ground).masked_fill(empty, torch.nan)
+    u = torch.where(edges, u, -torch.inf).masked_fill(empty, 0.0)
+    alone = edges & (edges.sum(1, keepdim=True) == 1)
+    chosen = _together(alone)
+    if chosen is None:
+        return solve(u, ground).masked_fill(empty, torch.nan)
+    rows, columns = chosen
+    place = (rows[:, :, None] * u.shape[-1] + columns[:, None]).flatten(1)
+    z = solve(u.flatten(1).gather(1, place).view(*rows.shape, -1), ground.gather(1, columns))
+    z = torch.zeros_like(u).flatten(1).scatter(1, place, z.flatten(1)).view_as(u)
+    return torch.where(alone, 1.0, z).masked_fill(empty, torch.nan)
+
+
+def _together(alone: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """The rows and the columns, ``(B, size)`` each, with a choice left, for ``(B, n, n)``, bool: where a row and a
+    column have only each other. ``size`` is the most of an instance; others have pairs of those besides. None if that
+    is all of them.
+    """
+    settled = alone.any(1)
+    size = max(1, int((~settled).sum(1).max()))
+    if size == settled.shape[1]:
+        return None
+    partner = alone.to(torch.uint8).argmax(2)
+    first = torch.where(alone.any(2), 1 + partner, 0)  # pairs in the same order in rows and columns, behind the others
+    return first.argsort(dim=1, stable=True)[:, :size], settled.to(torch.uint8).argsort(dim=1, stable=True)[:, :size]
 
 
 def _by_scaling_or_cooling(u: torch.Tensor, ground: torch.Tensor | None) -> torch.Tensor:
@@ -89,10 +113,11 @@ def _by_scaling(u: torch.Tensor, ground: torch.Tensor | None = None) -> tuple[to
         L = torch.baddbmm(torch.diag_embed(grounded(columns, ground)), z.mT, z, alpha=-1)  # cancels, not by much here
         db, trusted = by_cholesky(L, columns - 1)
         z = _row_stochastic(z * torch.exp(-db)[..., None, :])
+        size = db.abs().amax(-1)
         if step:
-            arrived = in_range & trusted & (db.abs().amax(-1) <= CLOSE)
-            if not holds(~arrived):
-                break
+            arrived = in_range & trusted & (size <= CLOSE)
+        if not holds(~arrived & (size <= ASTRAY)):
+            break
     return z, arrived
 
 
@@ -147,12 +172,12 @@ def _swept(u: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 def _newton_step(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The step in b ``(B, n)``, the largest miss of a column sum ``(B, 1)``, the largest relative to L's diagonal."""
-    E = _others(z)
-    W = E * (z.mT @ z)
+    W = _others(z) * (z.mT @ z)
     shared = W.sum(-1)
-    largest = z.argmax(-2, keepdim=True)
+    largest, in_row = z.argmax(-2, keepdim=True), z.argmax(-1, keepdim=True)
     # 1'z - 1: what the others put into the column, less what its largest entry's row puts elsewhere
-    miss = z.scatter(-2, largest, 0.0).sum(-2) - (z @ E).gather(-2, largest)[..., 0, :]
+    elsewhere = (1 - z).scatter(-1, in_row, z.scatter(-1, in_row, 0.0).sum(-1, keepdim=True))
+    miss = z.scatter(-2, largest, 0.0).sum(-2) - elsewhere.gather(-2, largest)[..., 0, :]
     db = solve(miss, W)
     missing = miss.abs()
     db = torch.where((shared > NOTHING) | (missing > NOTHING), db, 0.0)
@@ -171,17 +196,17 @@ def _row_sums(d: torch.Tensor) -> torch.Tensor:
 
 
 def _others(d: torch.Tensor) -> torch.Tensor:
-    """E = 1 1' - I ``(n, n)`` for d ``(B, n, n)``: d @ E sums all but the entry itself."""
+    """E = 1 1' - I ``(n, n)`` for d ``(B, n, n)``."""
     return 1 - torch.eye(d.shape[-1], dtype=d.dtype, device=d.device)
 
 
 def times_jacobian(g: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
     """(dz/du) g for g and d = dz/du at fixed a and b, ``(B, n, n)``."""
-    E = _others(d)
-    rest, sums = d @ E, _row_sums(d)
+    sums, largest = _row_sums(d), d.argmax(-1, keepdim=True)
 
     def covariance(g: torch.Tensor) -> torch.Tensor:  # C(g)
-        return d * (g * rest - (d * g) @ E) / sums
+        h = g - g.gather(-1, largest)  # so the largest of d is not summed, and its entry is what the others sum to
+        return d * (h * sums - (d * h).sum(-1, keepdim=True)) / sums
 
     return covariance(g - potentials(covariance(g).sum(-2), shared(d))[..., None, :])
 
