@@ -2,6 +2,7 @@
 
     argmax(P, w)    a vertex of P that maximizes <w, z>
     softmax(P, w)   argmax over z in P of <w, z> - T f(z), differentiable
+    smooth_max(P, w), fenchel_young_loss(P, w, z)    its value, and how far z is from it: losses of structures
 
 ``Polytope`` and ``polytope`` declare P with CVXPY constraints; ``StochasticArgmax`` and ``StochasticSoftmax`` are the
 same maps of random utilities; ``certificate``, ``audit`` and ``validate`` say whether an answer, a declaration or a
@@ -23,7 +24,8 @@ from cvxsst.errors import (
 )
 from cvxsst.family import Family, polytope
 from cvxsst.layer import SoftmaxLayer
-from cvxsst.maps import argmax, softmax
+from cvxsst.losses import FenchelYoungLoss, fenchel_young_loss
+from cvxsst.maps import argmax, smooth_max, softmax
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import (
     BinaryEntropy,
@@ -51,6 +53,7 @@ __all__ = [
     "Euclidean",
     "ExponentialFamily",
     "Family",
+    "FenchelYoungLoss",
     "Info",
     "NegativeExponential",
     "NoFastPathError",
@@ -67,8 +70,10 @@ __all__ = [
     "audit",
     "certificate",
     "compare",
+    "fenchel_young_loss",
     "polytope",
     "score_function",
+    "smooth_max",
     "softmax",
     "validate",
     "which_engine",

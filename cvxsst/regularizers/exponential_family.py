@@ -8,11 +8,13 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from scipy.special import rel_entr, softmax
+from scipy.special import kl_div, logsumexp, softmax
 
 from cvxsst.errors import NoFastPathError
+from cvxsst.oracles import takes
 from cvxsst.polytope import Polytope
-from cvxsst.regularizers.base import Bound, Regularizer
+from cvxsst.recognition import known
+from cvxsst.regularizers.base import Bound, Regularizer, balanced
 
 MEAN_RESOLUTION = 1e-9  # on the mean of a distribution that is to be z
 STEPS = 50
@@ -42,6 +44,23 @@ class ExponentialFamily(Regularizer):
         except NoFastPathError as error:
             raise NoFastPathError(f"P: the exponential family is judged by enumeration, and {error}") from None
 
+    def maximum(self, P: Polytope, u: torch.Tensor, z: torch.Tensor, forbidden: torch.Tensor) -> torch.Tensor:
+        """A(u)."""
+        return log_partition(P, u, forbidden)
+
+    def loss(
+        self, P: Polytope, u: torch.Tensor, v: torch.Tensor, z: torch.Tensor, forbidden: torch.Tensor
+    ) -> torch.Tensor:
+        """KL(p || p_u) with p(v) = 1 for structures v: A(u) - <u, v>, with multiples of equalities out of u so that both
+        are small; else for the p with mean v that is nearest to p_u."""
+        shifted = balanced(P, u, v.abs()).masked_fill(forbidden, 0.0)
+        found = log_partition(P, shifted, forbidden) - (shifted * v).sum(dim=1)
+        rows = (~are_structures(P, v)).nonzero().flatten()
+        if len(rows):
+            at = (v[rows], forbidden[rows])
+            found[rows] = _divergences(P, u[rows], *at)
+        return found
+
     def convexity(self, P: Polytope) -> float:
         """Cov(z) = (f'')^-1 has no eigenvalue above the squared radius of Z."""
         V = P.vertices()
@@ -54,6 +73,54 @@ class ExponentialFamily(Regularizer):
     def may_kink(self, P: Polytope, z: torch.Tensor, forbidden: torch.Tensor) -> torch.Tensor:
         """Nowhere: grad A is smooth."""
         return torch.zeros(len(z), dtype=torch.bool)
+
+
+def log_partition(P: Polytope, u: torch.Tensor, forbidden: torch.Tensor | None = None) -> torch.Tensor:
+    """A(u) ``(B,)`` for u ``(B, n)``, float64 and finite: the family's own, else over all structures.
+
+    Raises:
+        NoFastPathError: neither is possible.
+    """
+    member = known(P)
+    path = None if member is None or member.knowledge is None else member.knowledge.log_partition
+    if path is not None:
+        u = u if forbidden is None else u.masked_fill(forbidden, -torch.inf)
+        return path(u.reshape(-1, *P.shape))
+    V = torch.from_numpy(P.vertices()).to(u)
+    logits = u @ V.T
+    return (logits if forbidden is None else logits.masked_fill(takes(V, forbidden), -torch.inf)).logsumexp(1)
+
+
+def are_structures(P: Polytope, v: torch.Tensor) -> torch.Tensor:
+    """Which rows of v ``(B, n)`` are vertices of P, ``(B,)`` bool: of zeros and ones the only maximizer of <2 v - 1, z>
+    over all such, hence the oracle's answer; others are looked up in the list."""
+    member = known(P)
+    oracle = None if member is None or member.knowledge is None else member.knowledge.argmax
+    if oracle is not None and bool(((v == 0) | (v == 1)).all()):
+        return (oracle((2 * v - 1).reshape(-1, *P.shape)).reshape(v.shape) == v).all(dim=1)
+    try:
+        V = torch.from_numpy(P.vertices()).to(v)
+    except NoFastPathError as error:
+        raise NoFastPathError(
+            f"z: the exponential family's loss at a z that is no structure needs A*(z), by enumeration, and {error}; "
+            "smooth_max(P, w, ExponentialFamily(), T) - <w, z> differs from it by a number that does not depend on w"
+        ) from None
+    return torch.cdist(v, V, compute_mode="donot_use_mm_for_euclid_dist").amin(dim=1) <= MEAN_RESOLUTION
+
+
+def _divergences(P: Polytope, u: torch.Tensor, z: torch.Tensor, forbidden: torch.Tensor) -> torch.Tensor:
+    """min KL(p || p_u) over the p with mean z, ``(B,)``: of structures on the face where the entries of z are that are
+    at an end of their range over P."""
+    V, (low, high) = P.vertices(), P.bounds
+    found = []
+    for one, mean, none in zip(u.cpu().numpy(), z.cpu().numpy(), forbidden.cpu().numpy(), strict=True):
+        least, most = (np.abs(mean - end) <= MEAN_RESOLUTION for end in (low, high))
+        left = V[~np.any(V[:, none] != 0, axis=1)]
+        face = left[np.all(~least | (np.abs(left - low) <= MEAN_RESOLUTION), axis=1)]
+        face = face[np.all(~most | (np.abs(face - high) <= MEAN_RESOLUTION), axis=1)]
+        elsewhere = logsumexp(left @ one) - logsumexp(face @ one) if len(face) < len(left) else 0.0
+        found.append(_divergence(face, one, mean) + elsewhere if len(face) else np.inf)
+    return u.new_tensor(found)
 
 
 def _divergence(V: np.ndarray, u: np.ndarray, z: np.ndarray) -> float:
@@ -73,7 +140,7 @@ def _divergence(V: np.ndarray, u: np.ndarray, z: np.ndarray) -> float:
         tilt = centred @ np.linalg.lstsq(covariance, miss, rcond=1e-13)[0]
         exact = p * (1 + tilt)  # its mean is z if z lies in the affine hull of the support
         if np.all(exact >= 0) and np.abs(exact @ V - z).max(initial=0.0) <= MEAN_RESOLUTION:
-            best = min(best, float(np.sum(rel_entr(exact / exact.sum(), p0))))
+            best = min(best, float(np.sum(kl_div(exact / exact.sum(), p0))))
             if np.abs(tilt).max(initial=0.0) < 1e-3:
                 break
         step = 1.0 / max(1.0, np.abs(tilt).max(initial=0.0))  # damped: keeps the tilts of one step within e
