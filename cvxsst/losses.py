@@ -79,7 +79,7 @@ def fenchel_young_loss(
         tensor(0.)
     """
     v = _checked_target(P, w, z)
-    problem = Problem.posed(P, w.expand(*_batch(P, w, v), *P.shape), regularizer, temperature)
+    problem = Problem.posed(P, w.expand(*_batch(P, w, v), *P.shape).contiguous(), regularizer, temperature)
     best, _ = solved(problem, checked_options(P, regularizer, engine, backward, on_failure), backward, on_failure)
     problem = problem.inspected()
     v = v.expand(*problem.batch, *P.shape).reshape(problem.u.shape)

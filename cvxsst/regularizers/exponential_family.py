@@ -17,6 +17,7 @@ from cvxsst.recognition import known
 from cvxsst.regularizers.base import Bound, Regularizer, balanced
 
 MEAN_RESOLUTION = 1e-9  # on the mean of a distribution that is to be z
+AT_END = 1e-15  # of the range of an entry: further inside even a small probability counts
 STEPS = 50
 
 
@@ -105,7 +106,7 @@ def are_structures(P: Polytope, v: torch.Tensor) -> torch.Tensor:
             f"z: the exponential family's loss at a z that is no structure needs A*(z), by enumeration, and {error}; "
             "smooth_max(P, w, ExponentialFamily(), T) - <w, z> differs from it by a number that does not depend on w"
         ) from None
-    return torch.cdist(v, V, compute_mode="donot_use_mm_for_euclid_dist").amin(dim=1) <= MEAN_RESOLUTION
+    return torch.cdist(v, V, compute_mode="donot_use_mm_for_euclid_dist").amin(dim=1) <= AT_END
 
 
 def _divergences(P: Polytope, u: torch.Tensor, z: torch.Tensor, forbidden: torch.Tensor) -> torch.Tensor:
@@ -114,13 +115,38 @@ def _divergences(P: Polytope, u: torch.Tensor, z: torch.Tensor, forbidden: torch
     V, (low, high) = P.vertices(), P.bounds
     found = []
     for one, mean, none in zip(u.cpu().numpy(), z.cpu().numpy(), forbidden.cpu().numpy(), strict=True):
-        least, most = (np.abs(mean - end) <= MEAN_RESOLUTION for end in (low, high))
+        least, most = (np.abs(mean - end) <= AT_END for end in (low, high))
         left = V[~np.any(V[:, none] != 0, axis=1)]
         face = left[np.all(~least | (np.abs(left - low) <= MEAN_RESOLUTION), axis=1)]
         face = face[np.all(~most | (np.abs(face - high) <= MEAN_RESOLUTION), axis=1)]
         elsewhere = logsumexp(left @ one) - logsumexp(face @ one) if len(face) < len(left) else 0.0
-        found.append(_divergence(face, one, mean) + elsewhere if len(face) else np.inf)
+        found.append(_from_inside(face, one, mean) + elsewhere if len(face) else np.inf)
     return u.new_tensor(found)
+
+
+def _from_inside(V: np.ndarray, u: np.ndarray, z: np.ndarray) -> float:
+    """min KL(p || p_u) over the p with mean z, by its dual: the maximum over x of
+
+        <x, z> - A(u + x) + A(u)  =  KL(p_x || p_u) + <x, z - E_x>,     p_x ~ p_u exp <x, .>
+
+    in the form on the right, which does not cancel and is never more. Newton's method; where z lies on a face x goes to
+    infinity along its normal, by which the value soon does not change.
+    """
+    logits, x, value = V @ u, np.zeros(V.shape[1]), 0.0
+    p0 = softmax(logits)
+    p, best = p0, 0.0
+    for _ in range(STEPS):
+        miss = z - p @ V
+        value = float(np.sum(kl_div(p, p0)) + x @ miss)
+        best = max(best, value)
+        root = (V - p @ V) * np.sqrt(p)[:, None]
+        step = np.linalg.lstsq(root.T @ root, miss, rcond=1e-15)[0]
+        tilt = np.abs((V - p @ V) @ step)[p > 0].max(initial=0.0)
+        if tilt < 1e-9:
+            break
+        x = x + step / max(1.0, tilt)
+        p = softmax(logits + (V - z) @ x)
+    return best
 
 
 def _divergence(V: np.ndarray, u: np.ndarray, z: np.ndarray) -> float:
