@@ -23,6 +23,7 @@ from cvxsst.errors import (
     UnboundedPolytopeError,
 )
 from cvxsst.family import Family, polytope
+from cvxsst.gibbs import Gibbs
 from cvxsst.layer import SoftmaxLayer
 from cvxsst.losses import FenchelYoungLoss, fenchel_young_loss
 from cvxsst.maps import argmax, smooth_max, softmax
@@ -54,6 +55,7 @@ __all__ = [
     "ExponentialFamily",
     "Family",
     "FenchelYoungLoss",
+    "Gibbs",
     "Info",
     "NegativeExponential",
     "NoFastPathError",

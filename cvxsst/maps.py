@@ -185,7 +185,8 @@ def smooth_max(
         ``ExponentialFamily()`` it is T A(w / T), T times the log-partition function.
 
     Raises:
-        As ``softmax``. NoFastPathError: an exponential family with neither ``@family.log_partition`` nor few structures.
+        As ``softmax``.
+        NoFastPathError: an exponential family with neither ``@family.log_partition`` nor few structures.
 
     Cost: a softmax and a sum; for the exponential family a softmax and a log-partition.
 

@@ -29,7 +29,17 @@ import torch
 from cvxsst import polytope
 from cvxsst.family import Padding
 from polytopes._arguments import require_size
-from polytopes._programs import IMPOSSIBLE, Reduce, finite, log_sum_exp, maximizer, maximum, possible
+from polytopes._programs import (
+    IMPOSSIBLE,
+    Reduce,
+    drawn,
+    drawn_structures,
+    finite,
+    log_sum_exp,
+    maximizer,
+    maximum,
+    possible,
+)
 
 
 @polytope(examples=[(5, 2), (4, 3), (1, 1), (3, 0)])
@@ -120,6 +130,12 @@ def chain(u: torch.Tensor, n: int, k: int, reduce: Reduce) -> torch.Tensor:
 def log_sum_of_chains(u: torch.Tensor, n: int, k: int) -> torch.Tensor:
     """A(u): log of the sum over Z of exp <u, z>, ``(*batch, 2n - 1)`` to ``(*batch,)``."""
     return possible(chain(finite(u), n, k, log_sum_exp)).to(u.dtype)
+
+
+@correlated_k_subset.sample
+def drawn_chains(u: torch.Tensor, samples: int, n: int, k: int) -> torch.Tensor:
+    """``(*batch, 2n - 1)`` to ``(samples, *batch, 2n - 1)``, O(nk) a sample."""
+    return drawn_structures(lambda v: chain(v, n, k, drawn), u, samples)
 
 
 @correlated_k_subset.padding

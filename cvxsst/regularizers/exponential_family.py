@@ -52,8 +52,8 @@ class ExponentialFamily(Regularizer):
     def loss(
         self, P: Polytope, u: torch.Tensor, v: torch.Tensor, z: torch.Tensor, forbidden: torch.Tensor
     ) -> torch.Tensor:
-        """KL(p || p_u) with p(v) = 1 for structures v: A(u) - <u, v>, with multiples of equalities out of u so that both
-        are small; else for the p with mean v that is nearest to p_u."""
+        """KL(p || p_u) with p(v) = 1 for structures v: A(u) - <u, v>, multiples of equalities taken out of u so that
+        both are small; else for the p with mean v that is nearest to p_u."""
         shifted = balanced(P, u, v.abs()).masked_fill(forbidden, 0.0)
         found = log_partition(P, shifted, forbidden) - (shifted * v).sum(dim=1)
         rows = (~are_structures(P, v)).nonzero().flatten()
