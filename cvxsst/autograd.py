@@ -212,8 +212,8 @@ class _Constant(torch.autograd.Function):
 def with_gradient(
     value: Callable[..., torch.Tensor], u: torch.Tensor, gradient: torch.Tensor, *data: Any
 ) -> torch.Tensor:
-    """``value(u, *data)`` ``(B,)`` of plain tensors, u ``(B, n)``; its gradient in u is ``gradient`` ``(B, n)``, through
-    which it is differentiated again. ``data`` are constants, tensors among them with the batch first."""
+    """``value(u, *data)`` ``(B,)`` of plain tensors, u ``(B, n)``; its gradient in u is ``gradient`` ``(B, n)``, and
+    a second derivative that of ``gradient``. ``data`` are constants, tensors among them with the batch first."""
     return _Potential.apply(u, gradient, value, *data)
 
 

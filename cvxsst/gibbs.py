@@ -20,7 +20,7 @@ from typing import Any, Self
 import torch
 from torch.distributions import Distribution, constraints, register_kl
 
-from cvxsst.arguments import check_utilities, checked_polytope, checked_temperature
+from cvxsst.arguments import checked_temperature
 from cvxsst.errors import NoFastPathError
 from cvxsst.maps import argmax, smooth_max, softmax
 from cvxsst.oracles import takes
@@ -50,16 +50,13 @@ class IsStructure(constraints.Constraint):
     def check(self, value: torch.Tensor) -> torch.Tensor:
         batch = value.shape[: value.dim() - self.event_dim]
         rows = value.detach().to(torch.float64).reshape(batch.numel(), self.P.size)
-        whole = rows == rows.round()
-        found = whole.all(dim=1) if holds(~whole) and self._has_whole_entries else torch.ones_like(rows[:, 0] == 0)
-        if len(rows):
+        found = torch.isfinite(rows).all(dim=1)
+        try:
+            found[found.clone()] = are_structures(self.P, rows[found])
+        except NoFastPathError:  # too many for a list: of zeros and ones then
+            found &= ((rows == 0) | (rows == 1)).all(dim=1)
             found[found.clone()] = are_structures(self.P, rows[found])
         return found.reshape(batch)
-
-    @property
-    def _has_whole_entries(self) -> bool:
-        member = known(self.P)
-        return member is not None and member.knowledge is not None and member.knowledge.argmax is not None
 
     def __repr__(self) -> str:
         return f"IsStructure({self.P!r})"
@@ -109,8 +106,6 @@ class Gibbs(Distribution):
         problem = Problem.posed(P, w, FAMILY, temperature).inspected()
         _require_partition(P)
         self.w, self.P, self.temperature = w, P, temperature
-        self._problem = problem
-        self._log_partition: torch.Tensor | None = None
         super().__init__(problem.batch, torch.Size(P.shape), validate_args=validate_args)
 
     @property
@@ -120,15 +115,7 @@ class Gibbs(Distribution):
     @property
     def log_partition(self) -> torch.Tensor:
         """A(w / T), ``(*batch,)``."""
-        return self._A.to(self.w.dtype)
-
-    @property
-    def _A(self) -> torch.Tensor:
-        """The same in float64; computed once, but for each graph and each mode."""
-        if self._log_partition is None or torch.is_grad_enabled() != self._log_partition.requires_grad:
-            w, T = self.w.double(), checked_temperature(self.temperature, self.w.device)
-            self._log_partition = smooth_max(self.P, w, FAMILY, T) / T
-        return self._log_partition
+        return self._log_partition().to(self.w.dtype)
 
     @property
     def mean(self) -> torch.Tensor:
@@ -153,30 +140,27 @@ class Gibbs(Distribution):
         return self.mean * (1 - self.mean)
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
-        """<w, z> / T - A of structures z ``(*sample_shape, *batch, *P.shape)``; -inf where z takes a forbidden entry."""
+        """<w, z> / T - A of structures z ``(*samples, *batch, *P.shape)``; -inf where z takes a forbidden entry."""
         if self._validate_args:
             self._validate_sample(value)
-        u, forbidden = self._u(), self._forbidden()
-        found = self._paired(u, value.double()) - self._A
-        if forbidden is not None:
-            taken = (forbidden & (value != 0)).flatten(value.dim() - len(self.event_shape)).any(-1)
-            found = found.masked_fill(taken, -torch.inf)
-        return found.to(self.w.dtype)
+        u, forbidden = self._u()
+        found = self._paired(u, value.double()) - self._log_partition()
+        return self._where_taken(found, value, forbidden, -torch.inf).to(self.w.dtype)
 
     def entropy(self) -> torch.Tensor:
         """A - <w / T, E[z]>, ``(*batch,)``, in nats."""
         mean = softmax(self.P, self.w.double(), FAMILY, self.temperature)
-        return (self._A - self._paired(self._u(), mean)).clamp_min(0.0).to(self.w.dtype)
+        return (self._log_partition() - self._paired(self._u()[0], mean)).clamp_min(0.0).to(self.w.dtype)
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = torch.Size()) -> torch.Tensor:  # noqa: B008 - torch's own interface
         """Structures, ``(*sample_shape, *batch, *P.shape)``, independent and exact."""
-        shape, problem = torch.Size(sample_shape), self._problem
+        shape, problem = torch.Size(sample_shape), self._problem()
         if problem.forbidden is not None:
             empty = torch.isneginf(log_partition(self.P, problem.u, problem.forbidden))
             if holds(empty):
                 problem.raise_empty(empty)
-        z = _drawn(self.P, problem.u.detach(), problem.forbidden, shape.numel())
+        z = _drawn(self.P, problem.u, problem.forbidden, shape.numel())
         return z.reshape(*shape, *self.batch_shape, *self.event_shape).to(self.w.dtype)
 
     def rsample(self, sample_shape: Any = torch.Size()) -> torch.Tensor:  # noqa: B008 - torch's own interface
@@ -210,18 +194,32 @@ class Gibbs(Distribution):
         shown = f"tensor of shape {tuple(T.shape)}" if isinstance(T, torch.Tensor) else T
         return f"Gibbs(P: {self.P!r}, temperature: {shown}, batch_shape: {tuple(self.batch_shape)})"
 
-    def _u(self) -> torch.Tensor:
-        """w / T with its graph, 0 where forbidden, ``(*batch, *P.shape)``, float64."""
-        return self._problem.u.reshape(*self.batch_shape, *self.event_shape)
+    # Made anew whenever they are asked for: a graph that is kept could be gone backward through once only.
 
-    def _forbidden(self) -> torch.Tensor | None:
-        mask = self._problem.forbidden
-        return None if mask is None else mask.reshape(*self.batch_shape, *self.event_shape)
+    def _problem(self) -> Problem:
+        return Problem.posed(self.P, self.w, FAMILY, self.temperature).inspected()
+
+    def _log_partition(self) -> torch.Tensor:
+        T = checked_temperature(self.temperature, self.w.device)
+        return smooth_max(self.P, self.w.double(), FAMILY, T) / T
+
+    def _u(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """w / T, 0 where forbidden, and where that is, both ``(*batch, *P.shape)``."""
+        problem, shape = self._problem(), (*self.batch_shape, *self.event_shape)
+        return problem.u.reshape(shape), None if problem.forbidden is None else problem.forbidden.reshape(shape)
 
     def _paired(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         """<a, b> over the dimensions of the event."""
-        product = a * b
-        return product.flatten(product.dim() - len(self.event_shape)).sum(-1) if self.event_shape else product
+        return self._of_events(a * b).sum(-1)
+
+    def _where_taken(
+        self, found: torch.Tensor, z: torch.Tensor, forbidden: torch.Tensor | None, value: float
+    ) -> torch.Tensor:
+        """``value`` where z is not 0 in a forbidden entry."""
+        return found if forbidden is None else found.masked_fill(self._of_events(forbidden & (z != 0)).any(-1), value)
+
+    def _of_events(self, x: torch.Tensor) -> torch.Tensor:
+        return x.reshape(*x.shape[: x.dim() - len(self.event_shape)], self.P.size)
 
 
 def _require_partition(P: Polytope) -> None:
@@ -264,9 +262,6 @@ def _divergence(p: Gibbs, q: Gibbs) -> torch.Tensor:
     if p.P is not q.P:
         raise NotImplementedError(f"kl_divergence: between distributions over one polytope, got {p.P!r} and {q.P!r}")
     mean = softmax(p.P, p.w.double(), FAMILY, p.temperature)
-    found = q._A - p._A - p._paired(q._u() - p._u(), mean)
-    forbidden = q._forbidden()
-    if forbidden is not None:
-        taken = (forbidden & (mean != 0)).flatten(mean.dim() - len(p.event_shape)).any(-1)
-        found = found.masked_fill(taken, torch.inf)
-    return found.clamp_min(0.0).to(torch.promote_types(p.w.dtype, q.w.dtype))
+    (u_p, _), (u_q, forbidden) = p._u(), q._u()
+    found = (q._log_partition() - p._log_partition() - p._paired(u_q - u_p, mean)).clamp_min(0.0)
+    return p._where_taken(found, mean, forbidden, torch.inf).to(torch.promote_types(p.w.dtype, q.w.dtype))

@@ -69,8 +69,8 @@ def softmax(u: torch.Tensor) -> torch.Tensor:
 
 
 def sample(u: torch.Tensor, samples: int) -> torch.Tensor:
-    """Heads ``(samples, B, n)`` of random arborescences, p(z) ~ exp <u, z>, for u ``(B, n, n)`` as in ``log_partition``;
-    the root's own head is 0.
+    """Heads ``(samples, B, n)`` of random arborescences, p(z) ~ exp <u, z>, for u ``(B, n, n)`` as in
+    ``log_partition``; the root's own head is 0.
 
     The elimination (1) in reverse. An arc from i to j in the graph without k stands for the arc itself, or for the way
     by k, in proportion to w_ij and p_i w_kj. So, given a tree without k, each of its nodes becomes a child of k with

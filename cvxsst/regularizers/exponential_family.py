@@ -12,7 +12,7 @@ from scipy.special import kl_div, logsumexp, softmax
 
 from cvxsst.errors import NoFastPathError
 from cvxsst.oracles import takes
-from cvxsst.polytope import Polytope
+from cvxsst.polytope import Map, Polytope
 from cvxsst.recognition import known
 from cvxsst.regularizers.base import Bound, Regularizer, balanced
 
@@ -56,10 +56,16 @@ class ExponentialFamily(Regularizer):
         both are small; else for the p with mean v that is nearest to p_u."""
         shifted = balanced(P, u, v.abs()).masked_fill(forbidden, 0.0)
         found = log_partition(P, shifted, forbidden) - (shifted * v).sum(dim=1)
-        rows = (~are_structures(P, v)).nonzero().flatten()
-        if len(rows):
-            at = (v[rows], forbidden[rows])
-            found[rows] = _divergences(P, u[rows], *at)
+        try:
+            rows = (~are_structures(P, v)).nonzero().flatten()
+            if len(rows):
+                found[rows] = _divergences(P, u[rows], v[rows], forbidden[rows])
+        except NoFastPathError as error:
+            raise NoFastPathError(
+                f"z: the exponential family's loss at a z that is no structure needs A*(z), by enumeration, and {error}"
+                "; smooth_max(P, w, ExponentialFamily(), T) - <w, z> differs from it by a number that does not depend "
+                "on w"
+            ) from None
         return found
 
     def convexity(self, P: Polytope) -> float:
@@ -82,8 +88,7 @@ def log_partition(P: Polytope, u: torch.Tensor, forbidden: torch.Tensor | None =
     Raises:
         NoFastPathError: neither is possible.
     """
-    member = known(P)
-    path = None if member is None or member.knowledge is None else member.knowledge.log_partition
+    path = _knowledge(P, "log_partition")
     if path is not None:
         u = u if forbidden is None else u.masked_fill(forbidden, -torch.inf)
         return path(u.reshape(-1, *P.shape))
@@ -93,20 +98,24 @@ def log_partition(P: Polytope, u: torch.Tensor, forbidden: torch.Tensor | None =
 
 
 def are_structures(P: Polytope, v: torch.Tensor) -> torch.Tensor:
-    """Which rows of v ``(B, n)`` are vertices of P, ``(B,)`` bool: of zeros and ones the only maximizer of <2 v - 1, z>
-    over all such, hence the oracle's answer; others are looked up in the list."""
-    member = known(P)
-    oracle = None if member is None or member.knowledge is None else member.knowledge.argmax
+    """Which rows of v ``(B, n)``, float64, are structures, ``(B,)`` bool.
+
+    A vertex of zeros and ones is the only maximizer of <2 v - 1, z> over all points of zeros and ones, hence what the
+    oracle answers. What is not of zeros and ones, or has no family with a log-partition, is looked up in the list.
+
+    Raises:
+        NoFastPathError: the list would be too long.
+    """
+    oracle = _knowledge(P, "argmax") if _knowledge(P, "log_partition") is not None else None
     if oracle is not None and bool(((v == 0) | (v == 1)).all()):
         return (oracle((2 * v - 1).reshape(-1, *P.shape)).reshape(v.shape) == v).all(dim=1)
-    try:
-        V = torch.from_numpy(P.vertices()).to(v)
-    except NoFastPathError as error:
-        raise NoFastPathError(
-            f"z: the exponential family's loss at a z that is no structure needs A*(z), by enumeration, and {error}; "
-            "smooth_max(P, w, ExponentialFamily(), T) - <w, z> differs from it by a number that does not depend on w"
-        ) from None
+    V = torch.from_numpy(P.vertices()).to(v)
     return torch.cdist(v, V, compute_mode="donot_use_mm_for_euclid_dist").amin(dim=1) <= AT_END
+
+
+def _knowledge(P: Polytope, name: str) -> Map | None:
+    member = known(P)
+    return None if member is None or member.knowledge is None else getattr(member.knowledge, name)
 
 
 def _divergences(P: Polytope, u: torch.Tensor, z: torch.Tensor, forbidden: torch.Tensor) -> torch.Tensor:
