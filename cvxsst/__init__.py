@@ -9,7 +9,7 @@ same maps of random utilities; ``certificate``, ``audit`` and ``validate`` say w
 solver is right. The zoo of ready polytopes is the package ``polytopes``.
 """
 
-from cvxsst import score_function
+from cvxsst import estimators, score_function
 from cvxsst.audit import Audit, audit
 from cvxsst.certificate import Certificate, certificate
 from cvxsst.distributions import NegativeExponential, StochasticArgmax, StochasticSoftmax
@@ -72,6 +72,7 @@ __all__ = [
     "audit",
     "certificate",
     "compare",
+    "estimators",
     "fenchel_young_loss",
     "polytope",
     "score_function",
