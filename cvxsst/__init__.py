@@ -2,13 +2,14 @@
 
     argmax(P, w)    a vertex of P that maximizes <w, z>
     softmax(P, w)   argmax over z in P of <w, z> - T f(z), differentiable
+    smooth_max(P, w), fenchel_young_loss(P, w, z)    its value, and how far z is from it: losses of structures
 
 ``Polytope`` and ``polytope`` declare P with CVXPY constraints; ``StochasticArgmax`` and ``StochasticSoftmax`` are the
 same maps of random utilities; ``certificate``, ``audit`` and ``validate`` say whether an answer, a declaration or a
 solver is right. The zoo of ready polytopes is the package ``polytopes``.
 """
 
-from cvxsst import score_function
+from cvxsst import estimators, score_function
 from cvxsst.audit import Audit, audit
 from cvxsst.certificate import Certificate, certificate
 from cvxsst.distributions import NegativeExponential, StochasticArgmax, StochasticSoftmax
@@ -22,8 +23,10 @@ from cvxsst.errors import (
     UnboundedPolytopeError,
 )
 from cvxsst.family import Family, polytope
+from cvxsst.gibbs import Gibbs
 from cvxsst.layer import SoftmaxLayer
-from cvxsst.maps import argmax, softmax
+from cvxsst.losses import FenchelYoungLoss, fenchel_young_loss
+from cvxsst.maps import argmax, smooth_max, softmax
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import (
     BinaryEntropy,
@@ -51,6 +54,8 @@ __all__ = [
     "Euclidean",
     "ExponentialFamily",
     "Family",
+    "FenchelYoungLoss",
+    "Gibbs",
     "Info",
     "NegativeExponential",
     "NoFastPathError",
@@ -67,8 +72,11 @@ __all__ = [
     "audit",
     "certificate",
     "compare",
+    "estimators",
+    "fenchel_young_loss",
     "polytope",
     "score_function",
+    "smooth_max",
     "softmax",
     "validate",
     "which_engine",

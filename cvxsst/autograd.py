@@ -209,6 +209,43 @@ class _Constant(torch.autograd.Function):
         return *_in_one_batch(info.batch_size, (in_dims[0], *in_dims[2:]), again, u, *data), 0
 
 
+def with_gradient(
+    value: Callable[..., torch.Tensor], u: torch.Tensor, gradient: torch.Tensor, *data: Any
+) -> torch.Tensor:
+    """``value(u, *data)`` ``(B,)`` of plain tensors, u ``(B, n)``; its gradient in u is ``gradient`` ``(B, n)``, and
+    a second derivative that of ``gradient``. ``data`` are constants, tensors among them with the batch first."""
+    return _Potential.apply(u, gradient, value, *data)
+
+
+class _Potential(torch.autograd.Function):
+    @staticmethod
+    @_signed
+    def forward(u: torch.Tensor, gradient: torch.Tensor, value: Callable[..., torch.Tensor], *data: Any):
+        return value(u, *data)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:
+        ctx.rest = len(inputs) - 1
+        ctx.save_for_backward(inputs[1])
+        ctx.save_for_forward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return g[:, None] * ctx.saved_tensors[0], *[None] * ctx.rest
+
+    @staticmethod
+    def jvp(ctx: Any, du: torch.Tensor | None, *_: Any) -> torch.Tensor:
+        (gradient,) = ctx.saved_tensors
+        return gradient.sum(1) * 0.0 if du is None else (gradient * du).sum(1)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, u: torch.Tensor, gradient: torch.Tensor, value: Callable, *data: Any) -> Any:
+        def again(*parts: Any) -> Tensors:
+            return (with_gradient(value, *parts),)
+
+        return *_in_one_batch(info.batch_size, (*in_dims[:2], *in_dims[3:]), again, u, gradient, *data), 0
+
+
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, soft: torch.Tensor, hard: torch.Tensor) -> torch.Tensor:

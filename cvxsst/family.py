@@ -72,6 +72,10 @@ class Family:
                                                                         ``unroll``: True for a plain loop of torch
                                                                         operations that autograd goes through
     ``@family.log_partition``   ``(u, **arguments) -> A, (*batch,)``    A(u) = log sum_Z exp<u, z>, with autograd
+    ``@family.sample``          ``(u, samples, **arguments) -> z``      exact samples of p(z) ~ exp<u, z>, ``(samples,
+                                                                        *batch, *P.shape)``, by torch's generator of
+                                                                        the device of u; u may hold -inf, which
+                                                                        leaves some structure
     ``@family.structures``      ``(**arguments) -> iterable of arrays`` every z in Z once, by brute force: the
                                                                         set as defined, not as constrained
     ``@family.once``            ``(**arguments) -> value``              what a member computes once: the others of
@@ -107,6 +111,7 @@ class Family:
         self.softmax_paths: dict[type, Callable[..., torch.Tensor]] = {}
         self.unrollable: set[type] = set()
         self.log_partition_function: Callable[..., torch.Tensor] | None = None
+        self.sampler: Callable[..., torch.Tensor] | None = None
         self.structure_list: Callable[..., Iterable[np.ndarray]] | None = None
         self.guess_function: Callable[..., Iterable[tuple]] | None = None
         self.padding_function: Callable[..., Padding] | None = None
@@ -174,6 +179,11 @@ class Family:
         self.log_partition_function = function
         return function
 
+    def sample(self, function: F) -> F:
+        """Register exact samples of the Gibbs distribution: ``(u, samples, **arguments) -> z``."""
+        self.sampler = function
+        return function
+
     def structures(self, function: F) -> F:
         """Register the set Z itself: an iterable over all its structures, for small sizes."""
         self.structure_list = function
@@ -234,6 +244,10 @@ class Member:
     @property
     def log_partition(self) -> Map | None:
         return self._with_arguments(self.family.log_partition_function)
+
+    @property
+    def sample(self) -> Map | None:
+        return self._with_arguments(self.family.sampler)
 
     @property
     def structures(self) -> Callable[[], Iterable[np.ndarray]] | None:

@@ -1,4 +1,4 @@
-"""The two maps of the library, argmax and softmax, as functions of tensors."""
+"""The maps of the library, argmax and softmax, and the smooth maximum, as functions of tensors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal, overload
 
 import torch
 
-from cvxsst.autograd import without_derivative
+from cvxsst.autograd import with_gradient, without_derivative
 from cvxsst.engines import Info, Solution, Solver, chosen_engine
 from cvxsst.errors import NoFastPathError
 from cvxsst.gradients import BACKWARD, settled
@@ -150,11 +150,74 @@ def softmax(
     """
     problem = Problem.posed(P, w, regularizer, temperature)
     solver = checked_options(P, regularizer, engine, backward, on_failure)
-    z, info = BACKWARD[backward].solve(solver, problem, on_failure)
-    z = problem.shaped(settled(z, info, problem, on_failure))
+    z, info = solved(problem, solver, backward, on_failure)
+    z = problem.shaped(z)
     if not return_info:
         return z
     return z, (info or Solution(problem.u.detach()).info(solver.name)).reshape(problem.batch)
+
+
+def solved(problem: Problem, solver: Solver, backward: str, on_failure: str) -> tuple[torch.Tensor, Info | None]:
+    """z ``(B, n)``, float64, connected by autograd; failed instances raised or marked, as ``on_failure`` says."""
+    z, info = BACKWARD[backward].solve(solver, problem, on_failure)
+    return settled(z, info, problem, on_failure), info
+
+
+@opaque
+def smooth_max(
+    P: Polytope,
+    w: torch.Tensor,
+    regularizer: Regularizer = Euclidean(),  # noqa: B008 - frozen and without state
+    temperature: float | torch.Tensor = 1.0,
+    engine: str = "auto",
+    backward: str = "implicit",
+    on_failure: str = "raise",
+) -> torch.Tensor:
+    """The smooth maximum: max over z in P of <w, z> - T f(z), whose gradient in w is ``softmax``.
+
+    Args:
+        P, w, regularizer, temperature, engine, backward, on_failure: as in ``softmax``; ``backward`` is how a second
+            derivative, that of the softmax, is had.
+
+    Returns:
+        ``(*batch,)``, dtype and device of w. Its gradient in w is the softmax z, its gradient in T is -f(z) (for the
+        exponential family the entropy of p); it is convex in w and tends to max <w, z> as T goes to 0. For
+        ``ExponentialFamily()`` it is T A(w / T), T times the log-partition function.
+
+    Raises:
+        As ``softmax``.
+        NoFastPathError: an exponential family with neither ``@family.log_partition`` nor few structures.
+
+    Cost: a softmax and a sum; for the exponential family a softmax and a log-partition.
+
+    Reference: Nesterov 2005 (Smooth minimization of non-smooth functions); Mensch and Blondel 2018 (Differentiable
+    dynamic programming for structured prediction and attention).
+
+    Example:
+        >>> import torch, cvxsst
+        >>> from polytopes import simplex
+        >>> w = torch.tensor([1.0, 0.5, -1.0])
+        >>> cvxsst.smooth_max(simplex(3), w, cvxsst.ExponentialFamily()), w.logsumexp(0)
+        (tensor(1.5550), tensor(1.5550))
+    """
+    problem = Problem.posed(P, w, regularizer, temperature)
+    z, _ = solved(problem, checked_options(P, regularizer, engine, backward, on_failure), backward, on_failure)
+    problem = problem.inspected()
+
+    def maximum(u: torch.Tensor, z: torch.Tensor, forbidden: torch.Tensor | None) -> torch.Tensor:
+        return regularizer.maximum(P, u, z, nowhere(z) if forbidden is None else forbidden)
+
+    return in_units_of_w(with_gradient(maximum, problem.u, z, z.detach(), problem.forbidden), problem)
+
+
+def nowhere(z: torch.Tensor) -> torch.Tensor:
+    """No entry is forbidden."""
+    return torch.zeros_like(z, dtype=torch.bool)
+
+
+def in_units_of_w(value: torch.Tensor, problem: Problem) -> torch.Tensor:
+    """T times a value ``(B,)`` at T = 1, in the shape ``(*batch,)`` and the dtype of w."""
+    return (value.reshape(problem.batch) * problem.temperature).to(problem.w.dtype)
 
 
 def checked_options(P: Polytope, regularizer: Regularizer, engine: str, backward: str, on_failure: str) -> Solver:

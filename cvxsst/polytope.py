@@ -43,6 +43,7 @@ class Knowledge(Protocol):
     arguments: dict[str, Any]
     argmax: Map | None
     log_partition: Map | None
+    sample: Map | None
     structures: Callable[[], Iterable[np.ndarray]] | None
     facets: tuple[Any, Any] | None
     separation: Map | None

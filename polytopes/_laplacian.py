@@ -33,7 +33,7 @@ import torch
 
 from cvxsst.autograd import SymmetricMap
 from cvxsst.values import holds
-from polytopes._programs import IMPOSSIBLE, gradient, times_hessian
+from polytopes._programs import IMPOSSIBLE, choice, gradient, times_hessian
 
 TAME = 100.0  # entries of M up to which (3) loses no more than four digits
 LEAST = 1e-280  # a smaller sum of weights may have lost a part by underflow
@@ -66,6 +66,45 @@ def softmax(u: torch.Tensor) -> torch.Tensor:
     # z does not change when all arcs into a node get the same bonus
     flat = flat - flat.amax(-2, keepdim=True).detach().clamp_min(IMPOSSIBLE / 2)
     return _MARGINALS(flat).reshape(u.shape)
+
+
+def sample(u: torch.Tensor, samples: int) -> torch.Tensor:
+    """Heads ``(samples, B, n)`` of random arborescences, p(z) ~ exp <u, z>, for u ``(B, n, n)`` as in
+    ``log_partition``; the root's own head is 0.
+
+    The elimination (1) in reverse. An arc from i to j in the graph without k stands for the arc itself, or for the way
+    by k, in proportion to w_ij and p_i w_kj. So, given a tree without k, each of its nodes becomes a child of k with
+    this probability; cut off from their heads they leave a part R with the root, and the head of k is i in R with
+    probability p_i / p(R). That this is exact is Cayley's formula with weights: over all heads i_1 ... i_m that make a
+    tree of R and m parts, the sum of p_(i_1) ... p_(i_m) is p(R) (as sum p = 1), whatever the parts are.
+
+    Without subtractions, for weights of any range, where random walks (Wilson 1996) take forever.
+    Cost: O(n^3) an instance, O(n^2 log n) a sample.
+    """
+    B, n = u.shape[:2]
+    steps = []
+    for k in range(n - 1, 0, -1):
+        column, row, rest = u[:, :k, k], u[:, k, :k], u[:, :k, :k]
+        p = column - column.logsumexp(-1, keepdim=True)
+        by_k = p[:, :, None] + row[:, None, :]
+        steps.append((k, p, (by_k - rest).sigmoid()))
+        u = torch.logaddexp(rest, by_k).clamp_min(IMPOSSIBLE)
+    head = torch.zeros(samples, B, n, dtype=torch.long, device=u.device)
+    for k, p, chance in reversed(steps):
+        before = head[:, :, :k]
+        child = torch.bernoulli(chance.expand(samples, B, k, k).gather(2, before[:, :, None])[:, :, 0]).bool()
+        child[:, :, 0] = False
+        outside_R = _below(before, child)
+        head[:, :, k] = choice(p.expand(samples, B, k).masked_fill(outside_R, -torch.inf), -1)
+        head[:, :, :k] = torch.where(child, k, before)
+    return head
+
+
+def _below(head: torch.Tensor, marked: torch.Tensor) -> torch.Tensor:
+    """Which nodes are marked or have a marked ancestor: ``(..., k)`` heads and marks, the root its own head."""
+    for _ in range(head.shape[-1].bit_length()):
+        marked, head = marked | marked.gather(-1, head), head.gather(-1, head)
+    return marked
 
 
 def marginals(u: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -1,13 +1,17 @@
-"""Dynamic programs, written once for every sum: ``maximum`` gives the best value, ``log_sum_exp`` log-partitions.
+"""Dynamic programs, written once for every sum: ``maximum`` gives the best value, ``log_sum_exp`` log-partitions,
+``drawn`` too, whose gradient is a random structure.
 
 The best value is the maximum of <w, z> over Z, piecewise linear and convex in w; where it is differentiable its
 gradient is the maximizer. ``max`` passes its gradient to exactly one of its arguments, so the gradient computed is a
-maximizer also at ties: no back-pointers are kept.
+maximizer also at ties: no back-pointers are kept. Likewise the gradient of a log-partition is the mean of the
+structures, made of what each sum gives its terms, their probabilities; where each sum gives all to one of its terms,
+drawn with these probabilities, it is an exact sample (backward sampling).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -45,6 +49,57 @@ def running_maximum(x: torch.Tensor, dim: int) -> torch.Tensor:
 def running_log_sum_exp(x: torch.Tensor, dim: int) -> torch.Tensor:
     """The same over sums."""
     return torch.logcumsumexp(x, dim)
+
+
+class _Drawn(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, dim: int) -> torch.Tensor:
+        ctx.dim, ctx.shape = dim, x.shape
+        ctx.save_for_backward(choice(x, dim))
+        return torch.logsumexp(x, dim)
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor, None]:
+        place, g = ctx.saved_tensors[0].unsqueeze(ctx.dim), g.unsqueeze(ctx.dim)
+        return g.new_zeros(ctx.shape).scatter(ctx.dim, place, g), None
+
+
+class _RunningDrawn(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, dim: int) -> torch.Tensor:
+        ctx.dim = dim
+        ctx.save_for_backward(perturbed(x).cummax(dim).indices)
+        return torch.logcumsumexp(x, dim)
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return torch.zeros_like(g).scatter_add(ctx.dim, ctx.saved_tensors[0], g), None
+
+
+def drawn(x: torch.Tensor, dim: int) -> torch.Tensor:
+    """As ``log_sum_exp``; the gradient is 1 at one place, drawn with probabilities softmax(x)."""
+    return _Drawn.apply(x, dim)
+
+
+def running_drawn(x: torch.Tensor, dim: int) -> torch.Tensor:
+    """As ``running_log_sum_exp``; each sum has such a gradient. Their places depend on one another, which does not
+    matter to a program that takes the gradient of one of them."""
+    return _RunningDrawn.apply(x, dim)
+
+
+def choice(x: torch.Tensor, dim: int) -> torch.Tensor:
+    """A place along ``dim``, drawn with probabilities softmax(x): the largest after adding Gumbel variables."""
+    return perturbed(x).argmax(dim)
+
+
+def perturbed(x: torch.Tensor) -> torch.Tensor:
+    """x ``(...)`` with Gumbel variables added."""
+    return x - torch.empty_like(x).exponential_().log()
+
+
+def drawn_structures(value: Callable[[torch.Tensor], torch.Tensor], u: torch.Tensor, samples: int) -> torch.Tensor:
+    """``(samples, *u.shape)`` by a program in sums that are ``drawn``, for u ``(*batch, ...)``."""
+    return maximizer(value, finite(u).expand(samples, *u.shape))
 
 
 def maximizer(value: Callable[[torch.Tensor], torch.Tensor], w: torch.Tensor) -> torch.Tensor:

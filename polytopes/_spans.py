@@ -102,6 +102,19 @@ def inside(u: torch.Tensor, rule: Rule) -> tuple[torch.Tensor, list[Weights]]:
     return chart.right_start[n - 1, 0], weights
 
 
+def drawn(weights: list[Weights], samples: int) -> list[Weights]:
+    """The position of a 1 in each W, ``(1, positions, samples B)``, drawn with the probabilities that W is: with these
+    ``outside`` gives random trees, the instances of the first sample first."""
+
+    def positions(W: torch.Tensor) -> torch.Tensor:
+        splits, places, B = W.shape
+        chances = W.permute(1, 2, 0).reshape(-1, splits)
+        found = torch.multinomial(chances, samples, replacement=True)  # (places B, samples)
+        return found.reshape(places, B, samples).transpose(1, 2).reshape(1, places, samples * B)
+
+    return [Weights(*(positions(W) for W in three)) for three in weights]
+
+
 def outside(weights: list[Weights], like: torch.Tensor) -> tuple[torch.Tensor, list[Weights]]:
     """z ``(n, n, B)``, and for each width the derivatives of A by the values of its items."""
     n = len(weights) + 1

@@ -243,6 +243,16 @@ def arc_probabilities(u: torch.Tensor, n: int, single_child: bool = False) -> to
     return z.where(has_one_child(z), torch.nan)
 
 
+@arborescence.sample
+def drawn_arborescences(u: torch.Tensor, samples: int, n: int, single_child: bool = False) -> torch.Tensor:
+    """``(*batch, n, n)`` to ``(samples, *batch, n, n)``."""
+    lowered = finite(u - root_malus(u) if single_child and u.numel() else u).reshape(-1, n, n)
+    head = _laplacian.sample(lowered, samples)
+    z = torch.zeros(samples, *lowered.shape, dtype=lowered.dtype, device=u.device).scatter(2, head[:, :, None], 1.0)
+    z[..., 0] = 0
+    return z.reshape(samples, *u.shape)
+
+
 def has_one_child(z: torch.Tensor) -> torch.Tensor:
     """Whether -inf leaves a tree with one child of the root, ``(*batch, 1, 1)`` for z ``(*batch, n, n)``: else the
     malus is paid more than once."""

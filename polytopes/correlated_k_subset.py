@@ -31,11 +31,14 @@ from cvxsst.family import Padding
 from polytopes import _chains
 from polytopes._arguments import require_size
 from polytopes._programs import (
+    drawn,
+    drawn_structures,
     finite,
     log_sum_exp,
     maximizer,
     maximum,
     possible,
+    running_drawn,
     running_log_sum_exp,
     running_maximum,
 )
@@ -116,6 +119,12 @@ def inclusion_probabilities(u: torch.Tensor, n: int, k: int) -> torch.Tensor:
 def log_sum_of_chains(u: torch.Tensor, n: int, k: int) -> torch.Tensor:
     """A(u): log of the sum over Z of exp <u, z>, ``(*batch, 2n - 1)`` to ``(*batch,)``."""
     return possible(_chains.total(finite(u), n, k, log_sum_exp, running_log_sum_exp)).to(u.dtype)
+
+
+@correlated_k_subset.sample
+def drawn_chains(u: torch.Tensor, samples: int, n: int, k: int) -> torch.Tensor:
+    """``(*batch, 2n - 1)`` to ``(samples, *batch, 2n - 1)``, O(k (n - k + 1)) a sample."""
+    return drawn_structures(lambda v: _chains.total(v, n, k, drawn, running_drawn), u, samples)
 
 
 @correlated_k_subset.padding

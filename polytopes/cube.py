@@ -82,6 +82,12 @@ def independent(u: torch.Tensor, n: int) -> torch.Tensor:
     return -torch.nn.functional.logsigmoid(-u).sum(-1)
 
 
+@cube.sample
+def coins(u: torch.Tensor, samples: int, n: int) -> torch.Tensor:
+    """``(*batch, n)`` to ``(samples, *batch, n)``."""
+    return torch.bernoulli(u.sigmoid().expand(samples, *u.shape))
+
+
 @cube.padding
 def not_chosen(n: int) -> Padding:
     return Padding(torch.arange(n), torch.zeros(n, dtype=torch.bool), range(1, n + 1))

@@ -28,6 +28,7 @@ from cvxsst.family import Padding
 from cvxsst.geometry.canonical import StandardForm
 from polytopes import _counting, _threshold
 from polytopes._arguments import require_size
+from polytopes._programs import IMPOSSIBLE, Reduce, drawn, drawn_structures
 
 
 @polytope(examples=[(5, 2), (4, 0), (3, 3)])
@@ -102,6 +103,23 @@ def log_elementary_symmetric(u: torch.Tensor, n: int, k: int, angles: _counting.
     if angles is None:
         return u.sum(-1) if k else torch.zeros_like(u.sum(-1))
     return _counting.log_partition(u.double(), k, angles).to(u.dtype)
+
+
+@k_subset.sample
+def drawn_subsets(u: torch.Tensor, samples: int, n: int, k: int) -> torch.Tensor:
+    """``(*batch, n)`` to ``(samples, *batch, n)``, O(nk) a sample."""
+    return drawn_structures(lambda v: by_count(v, n, k, drawn), u, samples)
+
+
+def by_count(u: torch.Tensor, n: int, k: int, reduce: Reduce) -> torch.Tensor:
+    """The sum (in the sense of ``reduce``) of <u, z> over Z, ``(*batch, n)`` to ``(*batch,)``: with a[c] the sum over
+    the choices of c of the first i items, a'[c] = a[c] + u_i a[c - 1]."""
+    none = u.new_full((*u.shape[:-1], 1), IMPOSSIBLE)
+    a = torch.cat([torch.zeros_like(none), none.expand(*none.shape[:-1], k)], -1)
+    for i in range(n):
+        taken = torch.cat([none, a[..., :-1] + u[..., i, None]], -1)
+        a = reduce(torch.stack([a, taken], -1), -1)
+    return a[..., k]
 
 
 @k_subset.padding

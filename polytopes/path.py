@@ -25,7 +25,7 @@ from cvxsst.family import Padding
 from cvxsst.geometry.canonical import StandardForm
 from polytopes._arguments import chainable, require_edges, require_size
 from polytopes._incidence import graph_of
-from polytopes._programs import Reduce, finite, log_sum_exp, maximizer, maximum, possible
+from polytopes._programs import Reduce, drawn, drawn_structures, finite, log_sum_exp, maximizer, maximum, possible
 
 Edges = Sequence[tuple[int, int]]
 Arrivals = list[tuple[int, list[tuple[int, int]]]]  # nodes in topological order: whence, by which edges, one gets there
@@ -117,6 +117,12 @@ def forward(u: torch.Tensor, arrivals: Arrivals, reduce: Reduce) -> torch.Tensor
 def log_sum_of_paths(u: torch.Tensor, n: int, edges: Edges, arrivals: Arrivals) -> torch.Tensor:
     """A(u): log of the sum over the paths of exp <u, z>, ``(*batch, E)`` to ``(*batch,)``."""
     return possible(forward(finite(u), arrivals, log_sum_exp)).to(u.dtype)
+
+
+@path.sample
+def drawn_paths(u: torch.Tensor, samples: int, n: int, edges: Edges, arrivals: Arrivals) -> torch.Tensor:
+    """``(*batch, E)`` to ``(samples, *batch, E)``, O(n + E) a sample."""
+    return drawn_structures(lambda v: forward(v, arrivals, drawn), u, samples)
 
 
 @path.padding

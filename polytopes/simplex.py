@@ -26,6 +26,7 @@ from cvxsst.family import Padding
 from cvxsst.geometry.canonical import StandardForm
 from polytopes import _threshold
 from polytopes._arguments import require_size
+from polytopes._programs import choice
 
 
 @polytope(examples=[(4,), (1,)])
@@ -81,6 +82,12 @@ def sigmoids(u: torch.Tensor, n: int) -> torch.Tensor:
 def log_sum_exp(u: torch.Tensor, n: int) -> torch.Tensor:
     """A(u), ``(*batch, n)`` to ``(*batch,)``."""
     return u.logsumexp(-1)
+
+
+@simplex.sample
+def categorical(u: torch.Tensor, samples: int, n: int) -> torch.Tensor:
+    """``(*batch, n)`` to ``(samples, *batch, n)``."""
+    return torch.nn.functional.one_hot(choice(u.expand(samples, *u.shape), -1), n).to(u)
 
 
 @simplex.padding

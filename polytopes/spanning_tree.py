@@ -166,6 +166,15 @@ def kirchhoff(u: torch.Tensor, n: int, edges: Edges | None, ends: torch.Tensor) 
     return possible(_laplacian.log_partition(_both_ways(u, n, ends))).to(u.dtype)
 
 
+@spanning_tree.sample
+def drawn_trees(u: torch.Tensor, samples: int, n: int, edges: Edges | None, ends: torch.Tensor) -> torch.Tensor:
+    """``(*batch, E)`` to ``(samples, *batch, E)``."""
+    head = _laplacian.sample(_both_ways(u, n, ends).reshape(-1, n, n), samples)
+    i, j = ends
+    up, down = (head[..., i] == j) & (i > 0), (head[..., j] == i) & (j > 0)
+    return (up | down).to(u).reshape(samples, *u.shape)
+
+
 @spanning_tree.facets
 def all_forests(n: int, edges: Edges | None = None) -> tuple[torch.Tensor, torch.Tensor] | None:
     """z(edges inside S) <= |S| - 1 for all S (Edmonds 1970); None where that is a long list."""

@@ -8,7 +8,7 @@ import torch
 from torch.distributions import Gumbel
 
 import cvxsst
-from cvxsst.score_function import NVIL, BatchMean, LeaveOneOut, MovingAverage, Reinforce
+from cvxsst.estimators import NVIL, BatchMean, LeaveOneOut, MovingAverage, Reinforce
 from polytopes import k_subset
 
 THETA = torch.tensor([0.4, -0.3, 1.1, 0.0], dtype=torch.float64)

@@ -6,6 +6,11 @@ divergence of f):
     F* - F(z)  <=  max_{v in P} <g, v - z>  +  D(z, z'),      u - g in the gradient of f at z'                (1)
 
 With z' = z this is the Frank-Wolfe gap (Jaggi 2013). A regularizer offers pairs (g, D): its *bounds*.
+
+The Fenchel-Young loss of a point v of P is a sum of two terms >= 0, of which the first does not cancel where v is close
+to the maximizer z, and the second not once multiples of equalities that hold all over P are out of it (``balanced``):
+
+    F* + f(v) - <u, v>  =  D(v, z)  +  <u - f'(z), z - v>                                                      (2)
 """
 
 from __future__ import annotations
@@ -89,6 +94,17 @@ class Regularizer(ABC):
             found.append(float(np.asarray(f.value).item()))
         return z.new_tensor(found)
 
+    def maximum(self, P: Polytope, u: torch.Tensor, z: torch.Tensor, forbidden: torch.Tensor) -> torch.Tensor:
+        """max over P of <u, z> - f(z), ``(B,)``, for its maximizers z ``(B, n)``."""
+        return (u * z).sum(dim=1) - self.value_of(P, z)
+
+    def loss(
+        self, P: Polytope, u: torch.Tensor, v: torch.Tensor, z: torch.Tensor, forbidden: torch.Tensor
+    ) -> torch.Tensor:
+        """(2), ``(B,)``, for v in P and the maximizers z, both ``(B, n)``: right in its digits also where it is small.
+        Rounding may leave less than 0; where ``forbidden``, v and u are 0."""
+        return self.value_of(P, v) - self.value_of(P, z) - (u * (v - z)).sum(dim=1)
+
     def rise(self, P: Polytope, z: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """f(v) - f(z), or a bound on it from above, for vertices v and z in P, both ``(B, n)``; ``(B,)``."""
         low, high = self.domain
@@ -106,6 +122,25 @@ class Regularizer(ABC):
     def slice(self, P: Polytope, places: np.ndarray, constant: np.ndarray) -> Slice:
         """f in the entries ``places`` of z (flat); the others have the values that ``constant`` (flat) gives."""
         raise NotImplementedError(f"{self!r} has no formula")
+
+
+LIGHT = 1e-6  # least weight of an entry, relative to the largest
+
+
+def balanced(P: Polytope, u: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """u ``(B, n)`` less a combination of the equalities of P, by which <u, z> changes by one number all over P; such
+    that sum weight u^2 is about the least, weight ``(B, n)`` >= 0.
+
+    Only where P has been presolved, as small declarations are when they are made: any combination is right, none too.
+    """
+    presolved = vars(P).get("presolved")
+    if presolved is None or not len(presolved.hull[0]) or not u.numel():
+        return u
+    E = torch.from_numpy(presolved.hull[0]).to(u)
+    weight = weight + LIGHT * weight.amax(dim=1, keepdim=True) + torch.finfo(u.dtype).tiny
+    weighted = E * weight[:, None, :]
+    y = torch.linalg.solve(weighted @ E.T, weighted @ u[:, :, None])
+    return u - (E.T @ y)[:, :, 0]
 
 
 class Maximum(NamedTuple):

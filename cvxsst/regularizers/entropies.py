@@ -12,8 +12,9 @@ from cvxsst.regularizers.separable import Separable
 
 
 def relative_entropy(z: torch.Tensor, z0: torch.Tensor) -> torch.Tensor:
-    """z log(z / z0), 0 at z = 0."""
-    return torch.where(z > 0, z * (z / z0).log(), 0.0)
+    """z log(z / z0), 0 at z = 0; right in its digits also where z is close to z0."""
+    d = z - z0
+    return torch.where(z > 0, z * torch.where(d.abs() < z0 / 2, (d / z0).log1p(), (z / z0).log()), 0.0)
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class CategoricalEntropy(Separable):
         return z
 
     def divergence(self, z: torch.Tensor, z0: torch.Tensor) -> torch.Tensor:
-        return relative_entropy(z, z0) - z + z0
+        return relative_entropy(z, z0) - (z - z0)
 
     def curvature_up_to(self, bound: float) -> float:
         return 1 / max(bound, 1e-300)

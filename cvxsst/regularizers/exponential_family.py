@@ -8,13 +8,16 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from scipy.special import rel_entr, softmax
+from scipy.special import kl_div, logsumexp, softmax
 
 from cvxsst.errors import NoFastPathError
-from cvxsst.polytope import Polytope
-from cvxsst.regularizers.base import Bound, Regularizer
+from cvxsst.oracles import takes
+from cvxsst.polytope import Map, Polytope
+from cvxsst.recognition import known
+from cvxsst.regularizers.base import Bound, Regularizer, balanced
 
 MEAN_RESOLUTION = 1e-9  # on the mean of a distribution that is to be z
+AT_END = 1e-15  # of the range of an entry: further inside even a small probability counts
 STEPS = 50
 
 
@@ -42,6 +45,29 @@ class ExponentialFamily(Regularizer):
         except NoFastPathError as error:
             raise NoFastPathError(f"P: the exponential family is judged by enumeration, and {error}") from None
 
+    def maximum(self, P: Polytope, u: torch.Tensor, z: torch.Tensor, forbidden: torch.Tensor) -> torch.Tensor:
+        """A(u)."""
+        return log_partition(P, u, forbidden)
+
+    def loss(
+        self, P: Polytope, u: torch.Tensor, v: torch.Tensor, z: torch.Tensor, forbidden: torch.Tensor
+    ) -> torch.Tensor:
+        """KL(p || p_u) with p(v) = 1 for structures v: A(u) - <u, v>, multiples of equalities taken out of u so that
+        both are small; else for the p with mean v that is nearest to p_u."""
+        shifted = balanced(P, u, v.abs()).masked_fill(forbidden, 0.0)
+        found = log_partition(P, shifted, forbidden) - (shifted * v).sum(dim=1)
+        try:
+            rows = (~are_structures(P, v)).nonzero().flatten()
+            if len(rows):
+                found[rows] = _divergences(P, u[rows], v[rows], forbidden[rows])
+        except NoFastPathError as error:
+            raise NoFastPathError(
+                f"z: the exponential family's loss at a z that is no structure needs A*(z), by enumeration, and {error}"
+                "; smooth_max(P, w, ExponentialFamily(), T) - <w, z> differs from it by a number that does not depend "
+                "on w"
+            ) from None
+        return found
+
     def convexity(self, P: Polytope) -> float:
         """Cov(z) = (f'')^-1 has no eigenvalue above the squared radius of Z."""
         V = P.vertices()
@@ -54,6 +80,82 @@ class ExponentialFamily(Regularizer):
     def may_kink(self, P: Polytope, z: torch.Tensor, forbidden: torch.Tensor) -> torch.Tensor:
         """Nowhere: grad A is smooth."""
         return torch.zeros(len(z), dtype=torch.bool)
+
+
+def log_partition(P: Polytope, u: torch.Tensor, forbidden: torch.Tensor | None = None) -> torch.Tensor:
+    """A(u) ``(B,)`` for u ``(B, n)``, float64 and finite: the family's own, else over all structures.
+
+    Raises:
+        NoFastPathError: neither is possible.
+    """
+    path = _knowledge(P, "log_partition")
+    if path is not None:
+        u = u if forbidden is None else u.masked_fill(forbidden, -torch.inf)
+        return path(u.reshape(-1, *P.shape))
+    V = torch.from_numpy(P.vertices()).to(u)
+    logits = u @ V.T
+    return (logits if forbidden is None else logits.masked_fill(takes(V, forbidden), -torch.inf)).logsumexp(1)
+
+
+def are_structures(P: Polytope, v: torch.Tensor) -> torch.Tensor:
+    """Which rows of v ``(B, n)``, float64, are structures, ``(B,)`` bool.
+
+    A vertex of zeros and ones is the only maximizer of <2 v - 1, z> over all points of zeros and ones, hence what the
+    oracle answers. What is not of zeros and ones, or has no family with a log-partition, is looked up in the list.
+
+    Raises:
+        NoFastPathError: the list would be too long.
+    """
+    oracle = _knowledge(P, "argmax") if _knowledge(P, "log_partition") is not None else None
+    if oracle is not None and bool(((v == 0) | (v == 1)).all()):
+        return (oracle((2 * v - 1).reshape(-1, *P.shape)).reshape(v.shape) == v).all(dim=1)
+    V = torch.from_numpy(P.vertices()).to(v)
+    return torch.cdist(v, V, compute_mode="donot_use_mm_for_euclid_dist").amin(dim=1) <= AT_END
+
+
+def _knowledge(P: Polytope, name: str) -> Map | None:
+    member = known(P)
+    return None if member is None or member.knowledge is None else getattr(member.knowledge, name)
+
+
+def _divergences(P: Polytope, u: torch.Tensor, z: torch.Tensor, forbidden: torch.Tensor) -> torch.Tensor:
+    """min KL(p || p_u) over the p with mean z, ``(B,)``: of structures on the face where the entries of z are that are
+    at an end of their range over P."""
+    V, (low, high) = P.vertices(), P.bounds
+    found = []
+    for one, mean, none in zip(u.cpu().numpy(), z.cpu().numpy(), forbidden.cpu().numpy(), strict=True):
+        least, most = (np.abs(mean - end) <= AT_END for end in (low, high))
+        left = V[~np.any(V[:, none] != 0, axis=1)]
+        face = left[np.all(~least | (np.abs(left - low) <= MEAN_RESOLUTION), axis=1)]
+        face = face[np.all(~most | (np.abs(face - high) <= MEAN_RESOLUTION), axis=1)]
+        elsewhere = logsumexp(left @ one) - logsumexp(face @ one) if len(face) < len(left) else 0.0
+        found.append(_from_inside(face, one, mean) + elsewhere if len(face) else np.inf)
+    return u.new_tensor(found)
+
+
+def _from_inside(V: np.ndarray, u: np.ndarray, z: np.ndarray) -> float:
+    """min KL(p || p_u) over the p with mean z, by its dual: the maximum over x of
+
+        <x, z> - A(u + x) + A(u)  =  KL(p_x || p_u) + <x, z - E_x>,     p_x ~ p_u exp <x, .>
+
+    in the form on the right, which does not cancel and is never more. Newton's method; where z lies on a face x goes to
+    infinity along its normal, by which the value soon does not change.
+    """
+    logits, x, value = V @ u, np.zeros(V.shape[1]), 0.0
+    p0 = softmax(logits)
+    p, best = p0, 0.0
+    for _ in range(STEPS):
+        miss = z - p @ V
+        value = float(np.sum(kl_div(p, p0)) + x @ miss)
+        best = max(best, value)
+        root = (V - p @ V) * np.sqrt(p)[:, None]
+        step = np.linalg.lstsq(root.T @ root, miss, rcond=1e-15)[0]
+        tilt = np.abs((V - p @ V) @ step)[p > 0].max(initial=0.0)
+        if tilt < 1e-9:
+            break
+        x = x + step / max(1.0, tilt)
+        p = softmax(logits + (V - z) @ x)
+    return best
 
 
 def _divergence(V: np.ndarray, u: np.ndarray, z: np.ndarray) -> float:
@@ -73,7 +175,7 @@ def _divergence(V: np.ndarray, u: np.ndarray, z: np.ndarray) -> float:
         tilt = centred @ np.linalg.lstsq(covariance, miss, rcond=1e-13)[0]
         exact = p * (1 + tilt)  # its mean is z if z lies in the affine hull of the support
         if np.all(exact >= 0) and np.abs(exact @ V - z).max(initial=0.0) <= MEAN_RESOLUTION:
-            best = min(best, float(np.sum(rel_entr(exact / exact.sum(), p0))))
+            best = min(best, float(np.sum(kl_div(exact / exact.sum(), p0))))
             if np.abs(tilt).max(initial=0.0) < 1e-3:
                 break
         step = 1.0 / max(1.0, np.abs(tilt).max(initial=0.0))  # damped: keeps the tilts of one step within e
