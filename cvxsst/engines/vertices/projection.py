@@ -106,6 +106,8 @@ def project(hull: Hull, u: torch.Tensor, forbidden: torch.Tensor | None) -> Proj
     finished: Finished = []
     while len(live.rows):
         found, calls = _look(hull, live, corrals), calls + 1
+        missed = found.r - found.gap[:, None]
+        hull.require_maximal(live.u - live.z, found.v, corrals.V, missed, corrals.taken & ~empty[live.rows, None])
         live = live._replace(repeats=torch.where(found.new, 0, live.repeats + 1))
         still = live.moved <= STILL * found.reach
         done = (found.gap <= 0) | ((found.gap <= found.noise) & (still | ~found.new))
