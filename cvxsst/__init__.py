@@ -34,6 +34,7 @@ from cvxsst.regularizers import (
     Regularizer,
     Tsallis,
 )
+from cvxsst.sparsemap import SparseMAP
 from cvxsst.validation import Comparison, Report, compare, validate
 
 __version__ = "0.1.0"
@@ -59,6 +60,7 @@ __all__ = [
     "Regularizer",
     "Report",
     "SoftmaxLayer",
+    "SparseMAP",
     "StochasticArgmax",
     "StochasticSoftmax",
     "Tsallis",

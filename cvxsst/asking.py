@@ -58,7 +58,9 @@ class OracleAlone:
                     f"of shape {self.shape} and must return another"
                 )
         if len(answers) != len(w):
-            raise ValueError(f"each: {len(answers)} answers to {len(w)} questions; it must map as the built-in map does")
+            raise ValueError(
+                f"each: {len(answers)} answers to {len(w)} questions; it must map as the built-in map does"
+            )
         return torch.from_numpy(np.stack(answers)).to(w.device)
 
     def softmax(self, regularizer: type) -> None:
@@ -152,10 +154,11 @@ def changed(z: np.ndarray, again: np.ndarray) -> np.ndarray:
     return np.abs(z - again).max(axis=1) > SAME * max(1.0, np.abs(z).max())
 
 
-def beaten(w: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Which answers z to w, ``(count, n)``, are worse than another one of them, ``(count,)``."""
-    values, width = w @ z.T, np.ptp(z, axis=0).max()
-    return values.max(axis=1) - values.diagonal() > WORSE * np.abs(w).sum(axis=1) * width
+def beaten(w: np.ndarray, z: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
+    """Which answers z to w, ``(count, n)``, are worse than one of the ``others``, by default of them all, ``(count,)``."""
+    others = z if others is None else others
+    best, width = (w @ others.T).max(axis=1), np.ptp(others, axis=0).max()
+    return best - (w * z).sum(axis=1) > WORSE * np.abs(w).sum(axis=1) * width
 
 
 def not_maximal(name: str, w: np.ndarray, z: np.ndarray, better: np.ndarray) -> ValueError:

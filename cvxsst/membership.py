@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from cvxsst.engines.vertices.engine import hull_of
-from cvxsst.engines.vertices.hull import Hull
 from cvxsst.engines.vertices.projection import project
 from cvxsst.polytope import Polytope
 
@@ -21,14 +20,14 @@ def distances(P: Polytope, z: torch.Tensor, forbidden: torch.Tensor) -> torch.Te
         at = _zeros(forbidden)
         return z.new_tensor([P.presolved.distance(*one) for one in zip(z.numpy(), at, strict=True)])
     mask = forbidden if bool(forbidden.any()) else None
-    found = project(_hull(P), z if mask is None else z.masked_fill(mask, 0.0), mask)
+    found = project(hull_of(P), z if mask is None else z.masked_fill(mask, 0.0), mask)
     return (found.z - z).abs().amax(1).masked_fill(found.empty, torch.nan)
 
 
 def best(P: Polytope, g: torch.Tensor, forbidden: torch.Tensor) -> torch.Tensor:
     """The vertices ``(B, n)`` of these faces that maximize <g, v>; none may be empty."""
     if not P.declared:
-        hull = _hull(P)
+        hull = hull_of(P)
         return hull.vertex(g, lambda: hull.generic.expand(g.shape), forbidden) + hull.center
     found = []
     for objective, zeros in zip(g.numpy(), _zeros(forbidden), strict=True):
@@ -40,7 +39,3 @@ def best(P: Polytope, g: torch.Tensor, forbidden: torch.Tensor) -> torch.Tensor:
 
 def _zeros(forbidden: torch.Tensor) -> list[tuple[int, ...]]:
     return [tuple(row.nonzero().flatten().tolist()) for row in forbidden]
-
-
-def _hull(P: Polytope) -> Hull:
-    return P.prepared.get("hull", lambda: hull_of(P))

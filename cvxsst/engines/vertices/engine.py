@@ -17,6 +17,7 @@ from cvxsst.oracles import best_of, by_family, solved_by_linear_programs
 from cvxsst.polytope import Polytope
 from cvxsst.recognition import known
 from cvxsst.regularizers import Regularizer
+from cvxsst.values import plainly
 
 ACCEPTED = 1e-8  # residual, relative to the largest entry over P if > 1
 LISTED = 2**16  # entries of all vertices together, up to which a product with them is cheaper than an oracle
@@ -62,9 +63,7 @@ class Vertices(Engine[State]):
         found = Projected.joined(
             [project(hull, part, mask) for part, mask in zip(u.tensor_split(parts), masks, strict=True)]
         )
-        residual = found.residual.masked_fill(found.empty, torch.inf)
-        converged = residual <= ACCEPTED * state.size
-        return Solution(found.z, converged, residual, found.calls, found.empty, (found.Q,))
+        return solution(state, found)
 
     def times_jacobian(self, state: State, g: torch.Tensor, at: At) -> torch.Tensor:
         """Q Q' g: the projection onto the directions of the face; 0 u, so that the second derivative exists, as 0."""
@@ -72,8 +71,17 @@ class Vertices(Engine[State]):
         return times(Q, times(Q.mT, g)) + 0.0 * at.u
 
 
+def solution(state: State, found: Projected) -> Solution:
+    residual = found.residual.masked_fill(found.empty, torch.inf)
+    return Solution(found.z, residual <= ACCEPTED * state.size, residual, found.calls, found.empty, (found.Q,))
+
+
 def hull_of(P: Polytope) -> Hull:
-    """P as the engine knows it."""
+    """P as the engine knows it, found once."""
+    return P.prepared.get("hull", lambda: plainly(lambda: _hull(P)))
+
+
+def _hull(P: Polytope) -> Hull:
     size = max(1.0, float(np.abs(P.extent).max(initial=0.0)))
     oracle, blur, blamed = _oracle(P)
     return Hull.between(*P.extent, oracle, blur * size, blamed)

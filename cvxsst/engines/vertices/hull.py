@@ -25,6 +25,8 @@ class Hull:
         width: the largest width of the box, 1 if that is 0.
         blur: how far an entry of a vertex may be from where the oracle says.
         generic: ``(n,)``, a direction of length 1: where utilities are nudged to.
+        tilt: how far, relative to |u| and the width, the oracle is asked beside g: then vertices that are as good as one
+            another are chosen the same way for near utilities, and not by rounding.
         blamed: whose oracle it is, where it is somebody's and may be wrong; else "".
     """
 
@@ -34,6 +36,7 @@ class Hull:
     blur: float
     generic: torch.Tensor
     blamed: str = ""
+    tilt: float = 0.0
 
     @staticmethod
     def between(lower: np.ndarray, upper: np.ndarray, oracle: Oracle, blur: float, blamed: str = "") -> Hull:
@@ -56,7 +59,10 @@ class Hull:
         if holds(wrong):
             i = int(wrong.to(torch.uint8).argmax())
             better = V[i, int(missed[i].argmax())]
-            raise not_maximal(self.blamed, *((part + 0.0).cpu().numpy() for part in (g[i], *(x + self.center for x in (v[i], better)))))
+            raise not_maximal(
+                self.blamed,
+                *((part + 0.0).cpu().numpy() for part in (g[i], *(x + self.center for x in (v[i], better)))),
+            )
 
     def vertex(
         self, g: torch.Tensor, nudge: Callable[[], torch.Tensor], forbidden: torch.Tensor | None
