@@ -49,19 +49,17 @@ class OracleAlone:
         """The oracle's answers as they are, w ``(B, *shape)``."""
         if self.each is None:
             return self.oracle(w)
-        answers = list(self.each(self.oracle, list(w.cpu().numpy().copy())))
-        for position, z in enumerate(answers):
+        found = list(self.each(self.oracle, list(w.cpu().numpy().copy())))
+        for position, z in enumerate(found):
             if not isinstance(z, np.ndarray) or z.shape != self.shape or z.dtype != np.float64:
                 got = f"{z.dtype} of shape {z.shape}" if isinstance(z, np.ndarray) else type(z).__name__
                 raise ValueError(
                     f"oracle: its answer {position} is {got}; with each=... it is called with one float64 NumPy array "
                     f"of shape {self.shape} and must return another"
                 )
-        if len(answers) != len(w):
-            raise ValueError(
-                f"each: {len(answers)} answers to {len(w)} questions; it must map as the built-in map does"
-            )
-        return torch.from_numpy(np.stack(answers)).to(w.device)
+        if len(found) != len(w):
+            raise ValueError(f"each: {len(found)} answers to {len(w)} questions; it must map as the built-in map does")
+        return torch.from_numpy(np.stack(found)).to(w.device)
 
     def softmax(self, regularizer: type) -> None:
         return None
@@ -155,7 +153,7 @@ def changed(z: np.ndarray, again: np.ndarray) -> np.ndarray:
 
 
 def beaten(w: np.ndarray, z: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
-    """Which answers z to w, ``(count, n)``, are worse than one of the ``others``, by default of them all, ``(count,)``."""
+    """Which answers z to w, ``(count, n)``, are worse than one of the others, by default of them all, ``(count,)``."""
     others = z if others is None else others
     best, width = (w @ others.T).max(axis=1), np.ptp(others, axis=0).max()
     return best - (w * z).sum(axis=1) > WORSE * np.abs(w).sum(axis=1) * width

@@ -182,15 +182,15 @@ class Audit:
         """What "passed" says, and what it cannot say."""
         if self.answers is not None and self.structures is None:
             return (
-                "no answer contradicts another. An oracle alone proves neither that its answers are maximal, a structure "
-                "that it never returns is missing everywhere, in certificates too, nor that they are the structures that "
-                "you mean: register @family.structures, for small sizes, or declare constraints that it can be held "
-                "against"
+                "no answer contradicts another. An oracle alone proves neither that its answers are maximal, a "
+                "structure that it never returns is missing everywhere, in certificates too, nor that they are the "
+                "structures that you mean: register @family.structures, for small sizes, or declare constraints that "
+                "it can be held against"
             )
         if self.answers is not None:
             return (
-                f"for {self.objectives} objectives the answer is a structure of the list, and none of the list is better; "
-                "whether the list is right, and the oracle for other objectives, they do not say"
+                f"for {self.objectives} objectives the answer is a structure of the list, and none of the list is "
+                "better; whether the list is right, and the oracle for other objectives, they do not say"
             )
         if self.structures is not None:
             return (
@@ -316,7 +316,7 @@ def _audit_by_oracle(P: Polytope, W: np.ndarray) -> Audit:
         known_structures = {row.tobytes() for row in np.round(listed, DIGITS) + 0.0}
         stranger = next((row for row in z if (np.round(row, DIGITS) + 0.0).tobytes() not in known_structures), None)
     refuted = [
-        Refutation("oracle", *(part[first].reshape(P.shape) for part in (W, z)), reason)
+        Refutation("oracle", W[first].reshape(P.shape), z[first].reshape(P.shape), reason)
         for reason, wrong_at in why.items()
         for first in np.flatnonzero(wrong_at)[:1]
     ]

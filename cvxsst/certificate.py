@@ -9,7 +9,7 @@ of z: there g is projected onto the normal space of the face on which z lies. Th
 
 *Feasibility.* The distance from z to P in the maximum norm, by a linear program, since P may be a projection.
 
-*An oracle alone* (``Polytope.from_oracle``). Its best answer gives the first bound: if the oracle is right, so is the gap.
+*An oracle alone* (``Polytope.from_oracle``). The gap is that of its best answer: if the oracle is right, so is the gap.
 The distance is that to vertices which it has returned: an upper bound, and a proof that z is in P where it is 0.
 
 *Consequence.* f strongly convex with constant m: |z - z*|^2 <= 2 gap / (T m) for z in P.

@@ -59,8 +59,10 @@ class Family:
     """A family of polytopes, one for each choice of arguments; made by the decorator ``polytope``.
 
     Calling it returns the ``Polytope``; the same arguments return the same object, prepared once. A function that
-    returns a shape, in place of a variable and constraints, declares conv of what ``@family.argmax`` returns, which is
-    then all that is known (``Polytope.from_oracle``). What the author knows beyond the constraints is registered with decorators; each registered function receives
+    returns a shape, in place of a variable and constraints, declares conv of what ``@family.argmax`` returns: all that
+    is then known (``Polytope.from_oracle``).
+
+    What the author knows beyond the constraints is registered with decorators; each registered function receives
     the utilities first, ``(*batch, *P.shape)`` in float64 (batch dimensions may be missing or of size 0), and then
     the family's arguments under their own names.
 
@@ -137,24 +139,25 @@ class Family:
     def _declared(self, arguments: dict[str, Any]) -> Polytope:
         declared = self.declare(**arguments)
         if is_shape(declared):
-            return self._by_oracle(arguments, declared)
+            return self._by_oracle(arguments, checked_shape(declared))
         if not (isinstance(declared, tuple) and len(declared) == 2):
             raise ArgumentTypeError(
                 f"{self.name}: the declaration must return (variable, constraints), got {type(declared).__name__}; "
                 "end it with: return z, [z >= 0, ...]; or return the shape alone, and register @family.argmax"
             )
-        P = Polytope(*declared, name=self._spelled(arguments))
+        variable, constraints = declared
+        P = Polytope(variable, constraints, name=self._spelled(arguments))  # type: ignore[arg-type]
         P.knowledge = Member(self, arguments)  # type: ignore[assignment]  # what is a property there nobody sets
         return P
 
-    def _by_oracle(self, arguments: dict[str, Any], shape: int | tuple[int, ...]) -> Polytope:
+    def _by_oracle(self, arguments: dict[str, Any], shape: tuple[int, ...]) -> Polytope:
         """A member without constraints: conv of what the registered argmax returns."""
         if self.argmax_oracle is None:
             raise ArgumentTypeError(
-                f"{self.name}: the declaration returns a shape and no constraints, so that its argmax must say what the "
-                f"polytope is: register it with @{self.name}.argmax, or return (variable, constraints)"
+                f"{self.name}: the declaration returns a shape and no constraints, so that its argmax must say what "
+                f"the polytope is: register it with @{self.name}.argmax, or return (variable, constraints)"
             )
-        return by_its_oracle(Member(self, arguments), checked_shape(shape), self._spelled(arguments))
+        return by_its_oracle(Member(self, arguments), shape, self._spelled(arguments))
 
     def _spelled(self, arguments: dict[str, Any]) -> str:
         shown = []

@@ -121,8 +121,8 @@ class Polytope:
         """conv of what an argmax oracle returns: P known by its oracle alone, without constraints.
 
         For structures with a solver of their own and no compact description: tours of a travelling salesman, matchings
-        of general graphs, whatever a program of yours finds the best of. As a family: ``@cvxsst.polytope`` on a function
-        that returns the shape, and ``@family.argmax``.
+        of general graphs, whatever a program of yours finds the best of. As a family: ``@cvxsst.polytope`` on a
+        function that returns the shape, and ``@family.argmax``.
 
         Args:
             oracle: w ``(B, *shape)``, finite, float64, to z of the same shape, dtype and device: for each row a
@@ -258,8 +258,8 @@ class Polytope:
         """
         if self._vertices is None and not self.declared:
             raise NoFastPathError(
-                f"{self!r} cannot be enumerated: it is known by its argmax oracle alone, which cannot tell that nothing "
-                "is missing; register @family.structures"
+                f"{self!r} cannot be enumerated: it is known by its argmax oracle alone, which cannot tell that "
+                "nothing is missing; register @family.structures"
             )
         if self._vertices is None:
             raise NoFastPathError(

@@ -40,13 +40,14 @@ class SparseMAP:
         batch_shape, event_shape: as of a distribution of torch. (It is none: there ``support`` is a constraint.)
         info: how each instance went, as of ``softmax``.
 
-    *Derivative.* z determines p as long as the structures stay the same, which are affinely independent; dp/dw is that of
-    Niculae et al. 2018, section 3. Structures of probability 0 may be there because they are about to come in: with
-    them dp/dw is right where the others alone do not span the face on which z lies. Where structures come or go, p has
-    a kink, as z has.
+    *Derivative.* As long as the structures stay the same, which are affinely independent, z determines p; dp/dw is that
+    of Niculae et al. 2018, section 3. Structures of probability 0 may be there to complete the face on which z lies:
+    without them dp/dw would lack the directions to them.
 
-    *Uniqueness.* z is unique; where more structures lie on its face than it needs, p is one of several: that to which
-    the active set came, the same for the same batch.
+    *Uniqueness.* z is unique and moves without jumps. p is unique where the structures on the face of z are affinely
+    independent, as on the simplex. Elsewhere it is one of several, that to which the active set came: the same for the
+    same w, in any batch, and changed by small changes of w only where the way there changes; there an expectation that
+    is not linear in z jumps. The larger the face, as at high temperatures, the oftener.
 
     Raises:
         ValueError: as ``softmax``: wrong shape, NaN or +inf in w, T <= 0.
@@ -55,8 +56,9 @@ class SparseMAP:
 
     Cost: that of the engine ``"vertices"``; an expectation calls its function for all K structures at once.
 
-    Sources: Niculae, Martins, Blondel and Cardie 2018, "SparseMAP: Differentiable Sparse Structured Inference"; Correia,
-    Niculae, Aziz and Martins 2020, "Efficient Marginalization of Discrete and Structured Latent Variables via Sparsity".
+    Sources: Niculae, Martins, Blondel and Cardie 2018, "SparseMAP: Differentiable Sparse Structured Inference";
+    Correia, Niculae, Aziz and Martins 2020, "Efficient Marginalization of Discrete and Structured Latent Variables via
+    Sparsity".
 
     Example:
         >>> import torch, cvxsst

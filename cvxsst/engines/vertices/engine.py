@@ -88,8 +88,8 @@ def _hull(P: Polytope) -> Hull:
 
 
 def _oracle(P: Polytope) -> tuple[Oracle, float, str]:
-    """Over all vertices if they are few, else the family's, else linear programs; how exact its vertices are, and who is
-    to blame where it is wrong."""
+    """Over all vertices if they are few, else the family's, else linear programs; how exact its vertices are, and who
+    is to blame where it is wrong."""
     member = known(P)
     knowledge = None if member is None else member.knowledge
     V = None if knowledge is None or knowledge.structures is None else _few(knowledge.structures(), P.size)

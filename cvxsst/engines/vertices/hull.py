@@ -25,8 +25,8 @@ class Hull:
         width: the largest width of the box, 1 if that is 0.
         blur: how far an entry of a vertex may be from where the oracle says.
         generic: ``(n,)``, a direction of length 1: where utilities are nudged to.
-        tilt: how far, relative to |u| and the width, the oracle is asked beside g: then vertices that are as good as one
-            another are chosen the same way for near utilities, and not by rounding.
+        tilt: how far, relative to |u| and the width, the oracle is asked beside g: then vertices that are as good as
+            one another are chosen the same way for near utilities, and not by rounding.
         blamed: whose oracle it is, where it is somebody's and may be wrong; else "".
     """
 
@@ -59,10 +59,8 @@ class Hull:
         if holds(wrong):
             i = int(wrong.to(torch.uint8).argmax())
             better = V[i, int(missed[i].argmax())]
-            raise not_maximal(
-                self.blamed,
-                *((part + 0.0).cpu().numpy() for part in (g[i], *(x + self.center for x in (v[i], better)))),
-            )
+            told = (g[i], v[i] + self.center, better + self.center)
+            raise not_maximal(self.blamed, *(part.cpu().numpy() for part in told))
 
     def vertex(
         self, g: torch.Tensor, nudge: Callable[[], torch.Tensor], forbidden: torch.Tensor | None

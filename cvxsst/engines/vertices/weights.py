@@ -1,6 +1,6 @@
 """The vertices of which z is a mixture, and how their weights move with u.
 
-    z = sum_k a_k v_k,     da = S du,     S = R^-1 Q',  Q R = (v_1 - v_0, v_2 - v_0, ...);     da_0 = - sum of the others
+    z = sum_k a_k v_k,     da = S du,     S = R^-1 Q',     Q R = (v_1 - v_0, v_2 - v_0, ...),     sum_k da_k = 0
 
 The vertices are those of the corral: affinely independent, so that z determines a. With those that complete the face,
 of weight 0, they span it, so that sum_k S_k v_k is dz/du. S does not change with u, up to kinks.
@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from cvxsst.engines.base import Info, Solution
 from cvxsst.engines.vertices.corral import Corrals
-from cvxsst.engines.vertices.engine import Vertices, solution
+from cvxsst.engines.vertices.engine import State, Vertices, solution
 from cvxsst.engines.vertices.hull import Hull
 from cvxsst.engines.vertices.projection import decomposed
 from cvxsst.problem import Problem
@@ -25,8 +25,9 @@ WHOLE = 1e-9  # from an integer: an entry of a vertex that is not exact is one
 
 
 class Mixtures(Vertices):
-    """The engine with what it knows besides: ``kept`` are the vertices ``(B, K, n)``, the likeliest first, their weights
-    ``(B, K)`` and S ``(B, K, n)``. Where an instance has fewer, the first is there again, with weight 0 and S = 0."""
+    """The engine with what it knows besides: ``kept`` are the vertices ``(B, K, n)``, the likeliest first, their
+    weights ``(B, K)`` and S ``(B, K, n)``. Where an instance has fewer, the first is there again, with weight and S 0.
+    """
 
     def mixtures(self, problem: Problem) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, Info]:
         """z, and what is kept of it, constants for autograd; of an inspected problem."""
@@ -36,7 +37,7 @@ class Mixtures(Vertices):
         converged, residual, iterations, empty = told
         return z, V, a, S, Solution(z, converged, residual, iterations, empty).info(self.name)
 
-    def solve(self, state, u: torch.Tensor, forbidden: torch.Tensor | None) -> Solution:
+    def solve(self, state: State, u: torch.Tensor, forbidden: torch.Tensor | None) -> Solution:
         (B, n), hull = u.shape, state.hull.to(u.device)
         if not u.numel():
             nothing = u.new_zeros(B, 1, n)
@@ -50,9 +51,9 @@ def _together(
     corrals: Corrals, more: list[tuple[torch.Tensor, torch.Tensor]]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Vertices, weights, and where there is one."""
-    V, a, taken = (
-        pad(part, (0, 0) * (part.dim() - 2) + (0, len(more))) for part in (corrals.V, corrals.weight, corrals.taken)
-    )
+    parts = (corrals.V.mT, corrals.weight, corrals.taken)
+    V, a, taken = (pad(part, (0, len(more))) for part in parts)
+    V = V.mT
     for slot, (rows, v) in enumerate(more, start=corrals.room):
         V[rows, slot], taken[rows, slot] = v, True
     return V, a.masked_fill(~taken, 0.0), taken
