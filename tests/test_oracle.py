@@ -1,4 +1,4 @@
-"""Polytopes known by an argmax oracle alone: tours, matchings by blossoms, and members of the zoo without their rows."""
+"""Polytopes known by an argmax oracle alone: tours, matchings by blossoms, members of the zoo without their rows."""
 
 import copy
 import itertools
@@ -215,7 +215,7 @@ def test_an_oracle_that_turns_wrong_later_is_told_by_what_it_said_before(generat
 
     P = cvxsst.Polytope.from_oracle(turncoat, 8, name="turncoat")
     w, lies_after = utilities(P, 5, generator=generator), calls + 1
-    with pytest.raises(ValueError, match="that of turncoat is not maximal: for w = .* and for other utilities"):
+    with pytest.raises(ValueError, match=r"that of turncoat is not maximal: for w = .* and for other utilities"):
         cvxsst.softmax(P, w)
 
 
@@ -324,7 +324,7 @@ def test_a_family_by_its_argmax_alone(generator) -> None:
     assert (cvxsst.softmax(P, w) - cvxsst.softmax(declared, w)).abs().max() <= 1e-9
     assert cvxsst.which_engine(P, EUCLIDEAN) == "vertices"
     assert pickle.loads(pickle.dumps(P)) is P
-    with pytest.raises(cvxsst.NoFastPathError, match="register @family.structures"):
+    with pytest.raises(cvxsst.NoFastPathError, match=r"register @family\.structures"):
         P.vertices()
     with pytest.raises(ValueError, match="no fast path is registered"):
         cvxsst.softmax(P, w, backward="unroll", engine="fast")
@@ -335,9 +335,7 @@ def test_a_family_may_list_its_structures_too(generator) -> None:
     def chosen(n, k):
         return (n,)
 
-    with pytest.raises(
-        ArgumentTypeError, match=r"register it with @chosen.argmax, or return \(variable, constraints\)"
-    ):
+    with pytest.raises(ArgumentTypeError, match=r"with @chosen\.argmax, or return \(variable, constraints\)"):
         chosen(5, 2)
     chosen.argmax(lambda w, n, k: torch.zeros_like(w).scatter(-1, w.topk(k).indices, 1.0))
 
