@@ -37,6 +37,7 @@ from cvxsst.regularizers import (
     Regularizer,
     Tsallis,
 )
+from cvxsst.sparsemap import SparseMAP
 from cvxsst.validation import Comparison, Report, compare, validate
 
 __version__ = "0.1.0"
@@ -64,6 +65,7 @@ __all__ = [
     "Regularizer",
     "Report",
     "SoftmaxLayer",
+    "SparseMAP",
     "StochasticArgmax",
     "StochasticSoftmax",
     "Tsallis",

@@ -4,6 +4,9 @@ A relaxation is right when its vertices are exactly the structures: a missing co
 wrong one as a structure that is cut off. Random objectives find such vertices; where the family lists Z, both
 directions are compared, and where it registers an argmax oracle that is held against the linear program. Rows that say
 nothing, entries that cannot move, and flat directions are reported too: none is an error, all are worth knowing.
+
+Of a polytope that is known by its oracle alone there is nothing to hold the oracle against but itself, and the family's
+list where there is one: the report says what that cannot prove.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import scipy.sparse as sp
 import torch
 
 from cvxsst.arguments import checked_polytope
+from cvxsst.asking import answers, beaten, changed
 from cvxsst.errors import EmptyPolytopeError, NoFastPathError, UnboundedPolytopeError, some
 from cvxsst.geometry.linear_program import LinearProgram
 from cvxsst.geometry.presolve import Presolved
@@ -29,6 +33,7 @@ INTEGRAL = 1e-6  # an entry of a vertex this close to an integer is one
 REDUNDANCY_UP_TO = 2_000  # rows up to which each inequality is tested by a linear program of its own
 WIDTH, LABEL = 80, 14  # columns of a printed report, and of what stands before its texts
 UNBROKEN = "\N{NO-BREAK SPACE}"
+DIGITS = 9  # in which two vertices differ that are two
 SHORT = 12  # vectors of more entries are shown by their support, if they have few values
 
 
@@ -37,7 +42,7 @@ class Refutation:
     """An answer of the family's own code that cannot be right.
 
     Attributes:
-        function: as what the family registers the code: ``"argmax"``.
+        function: as what the family registers the code: ``"argmax"``; ``"oracle"`` where that is all that is known.
         w: the first of the random utilities that show it, in the shape of z.
         z: the answer, or None where there was none.
         why: what is wrong with it.
@@ -50,7 +55,8 @@ class Refutation:
 
     def __str__(self) -> str:
         answer = "" if self.z is None else f", where it returns {_shown(self.z)}"
-        return f"@family.{self.function} is WRONG: {self.why}. First at w = {_shown(self.w)}{answer}"
+        who = "the oracle" if self.function == "oracle" else f"@family.{self.function}"
+        return f"{who} is WRONG: {self.why}. First at w = {_shown(self.w)}{answer}"
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,8 @@ class Audit:
         structures: how many structures the family lists; None where it lists none or too many.
         held: which of the family's own functions were held against the linear program: ``["argmax"]`` or none.
         refuted: those of them that are wrong, each with the first utilities that show it.
+        answers: how many different vertices an oracle alone returned; None where there are constraints. Then
+            ``dimension`` is that of these, the least that it can be, and nothing is said of rows.
     """
 
     polytope: str
@@ -97,6 +105,7 @@ class Audit:
     recognized: str | None = None
     held: list[str] = field(default_factory=list)
     refuted: list[Refutation] = field(default_factory=list)
+    answers: int | None = None
 
     @property
     def integral(self) -> bool:
@@ -116,6 +125,11 @@ class Audit:
         """Label and text of what is known of the constraints, then of the vertices."""
         if self.problem is not None:
             yield "", self.problem
+            return
+        if self.answers is not None:
+            yield "size", f"{self.entries} entries, no constraints: known by its argmax oracle alone"
+            yield "dimension", f"at least {self.dimension} of {self.entries}"
+            yield from self._said_of_vertices()
             return
         yield (
             "size",
@@ -140,7 +154,9 @@ class Audit:
 
     def _said_of_vertices(self) -> Iterator[tuple[str, str]]:
         """Label and text of what random objectives, the family's list and its oracle showed."""
-        if self.fractional is None:
+        if self.answers is not None:
+            yield "vertices", f"{self.objectives} random objectives, {self.answers} different answers"
+        elif self.fractional is None:
             yield "vertices", f"{self.objectives} random objectives, all vertices integral"
         else:
             yield "vertices", f"FRACTIONAL vertex {_shown(self.fractional)}"
@@ -152,13 +168,30 @@ class Audit:
         if self.stranger is not None:
             yield "structures", f"STRANGER: a vertex that is not in Z: {_shown(self.stranger)}"
         wrong = {refutation.function: str(refutation) for refutation in self.refuted}
+        right = "as good as the linear program for each of these objectives"
+        if self.answers is not None:
+            right = "the same answers when asked twice, each as good as any other answer" + (
+                " and any structure listed" if self.structures is not None else ""
+            )
         for function in self.held:
-            yield function, wrong.get(function, "as good as the linear program for each of these objectives")
+            yield function, wrong.get(function, right)
         if self.passed:
             yield "passed", self._meaning()
 
     def _meaning(self) -> str:
         """What "passed" says, and what it cannot say."""
+        if self.answers is not None and self.structures is None:
+            return (
+                "no answer contradicts another. An oracle alone proves neither that its answers are maximal, a "
+                "structure that it never returns is missing everywhere, in certificates too, nor that they are the "
+                "structures that you mean: register @family.structures, for small sizes, or declare constraints that "
+                "it can be held against"
+            )
+        if self.answers is not None:
+            return (
+                f"for {self.objectives} objectives the answer is a structure of the list, and none of the list is "
+                "better; whether the list is right, and the oracle for other objectives, they do not say"
+            )
         if self.structures is not None:
             return (
                 f"every structure listed satisfies the constraints, and {self.objectives} objectives led to no other "
@@ -188,6 +221,9 @@ def audit(P: Polytope, objectives: int = 200, seed: int = 0) -> Audit:
     list of the structures (``@family.structures``) nothing says that integral vertices are the right ones. The argmax
     oracle of the family (also of one that an anonymous declaration is recognized as) is asked the same objectives.
 
+    A polytope known by its oracle alone (``Polytope.from_oracle``): each objective is asked twice, and each answer held
+    against all others and against the list of the structures, where there is one. That is all that can be seen of it.
+
     Cost: ``objectives`` linear programs, one more per inequality and, where the family lists its structures, one per
     structure; over a polytope with lifted variables another one per answer of the oracle.
 
@@ -201,6 +237,8 @@ def audit(P: Polytope, objectives: int = 200, seed: int = 0) -> Audit:
     checked_polytope(P)
     if objectives < 1:
         raise ValueError(f"objectives: at least 1, got {objectives}")
+    if not P.declared:
+        return _audit_by_oracle(P, _objectives(P.size, objectives, seed))
     try:
         presolved = P.presolved
     except (EmptyPolytopeError, UnboundedPolytopeError) as error:
@@ -256,6 +294,47 @@ def _compare_with_structures(
     cut_off = (z.reshape(P.shape) for z in Z if presolved.distance(z) > INTEGRAL)
     stranger = (z.reshape(P.shape) for z in found if (np.round(z) + 0.0).tobytes() not in listed)
     return next(cut_off, None), next(stranger, None), len(Z)
+
+
+def _audit_by_oracle(P: Polytope, W: np.ndarray) -> Audit:
+    """What the answers of an oracle that is all that is known say of one another."""
+    assert P.knowledge is not None
+    assert P.knowledge.argmax is not None
+    try:
+        z, again = (_answered(P, P.knowledge.argmax, w) for w in (W, W[::-1]))
+    except ValueError as error:
+        wrong = Refutation("oracle", W[0].reshape(P.shape), None, str(error))
+        return Audit(P.name, entries=P.size, objectives=len(W), answers=0, held=["oracle"], refuted=[wrong])
+    listed = None if P.knowledge.structures is None else P._vertices
+    why = {
+        "asked twice it gives two answers": changed(z, again[::-1]),
+        "another of its answers is better": beaten(W, z),
+    }
+    stranger = None
+    if listed is not None:
+        why["a structure of the family's list is better"] = beaten(W, z, listed)
+        known_structures = {row.tobytes() for row in np.round(listed, DIGITS) + 0.0}
+        stranger = next((row for row in z if (np.round(row, DIGITS) + 0.0).tobytes() not in known_structures), None)
+    refuted = [
+        Refutation("oracle", W[first].reshape(P.shape), z[first].reshape(P.shape), reason)
+        for reason, wrong_at in why.items()
+        for first in np.flatnonzero(wrong_at)[:1]
+    ]
+    return Audit(
+        polytope=P.name,
+        entries=P.size,
+        dimension=int(np.linalg.matrix_rank(z - z[0], tol=INTEGRAL * max(1.0, np.abs(z).max()))),
+        objectives=len(W),
+        stranger=None if stranger is None else stranger.reshape(P.shape),
+        structures=None if listed is None else len(listed),
+        held=["oracle"],
+        refuted=refuted[:1],
+        answers=len(np.unique(np.round(z, DIGITS), axis=0)),
+    )
+
+
+def _answered(P: Polytope, oracle: Map, W: np.ndarray) -> np.ndarray:
+    return answers(oracle, torch.from_numpy(W.copy()).reshape(-1, *P.shape), P.name).reshape(W.shape).numpy()
 
 
 @torch.no_grad()

@@ -9,6 +9,9 @@ of z: there g is projected onto the normal space of the face on which z lies. Th
 
 *Feasibility.* The distance from z to P in the maximum norm, by a linear program, since P may be a projection.
 
+*An oracle alone* (``Polytope.from_oracle``). The gap is that of its best answer: if the oracle is right, so is the gap.
+The distance is that to vertices which it has returned: an upper bound, and a proof that z is in P where it is 0.
+
 *Consequence.* f strongly convex with constant m: |z - z*|^2 <= 2 gap / (T m) for z in P.
 """
 
@@ -19,6 +22,7 @@ from dataclasses import dataclass
 import torch
 
 from cvxsst.arguments import check_readable
+from cvxsst.membership import best, distances
 from cvxsst.polytope import Polytope
 from cvxsst.problem import Problem
 from cvxsst.regularizers import Regularizer
@@ -32,7 +36,7 @@ class Certificate:
     """What is known about z, for each instance of the batch (tensors of the batch's shape, float64).
 
     Attributes:
-        infeasibility: distance from z to P, maximum norm.
+        infeasibility: distance from z to P, maximum norm; an upper bound where P is known by an oracle alone.
         gap: upper bound on F* - F(z), in units of <w, z>. At a z outside P it may be negative: such a z can
             be better than any point of P.
     """
@@ -65,7 +69,8 @@ def certificate(
         EmptyPolytopeError: the -inf entries of an instance leave no point of P.
         NoFastPathError: an exponential family over more structures than can be enumerated.
 
-    Cost: one or two linear programs per instance (for ExponentialFamily one pass over Z).
+    Cost: one or two linear programs per instance (for ExponentialFamily one pass over Z; for an oracle alone about as
+    many calls as z needs vertices, all instances at once).
 
     Example:
         >>> import torch, cvxsst
@@ -100,9 +105,7 @@ def judged(problem: Problem, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
     known = torch.isfinite(z).all(1)
     infeasibility, gap = (torch.full((len(z),), torch.inf, dtype=torch.float64) for _ in range(2))
     u, inside, forbidden = u[known], z[known], forbidden[known]
-    at = [tuple(row.nonzero().flatten().tolist()) for row in forbidden]
-    presolved = problem.P.presolved
-    infeasibility[known] = inside.new_tensor([presolved.distance(*one) for one in zip(inside.numpy(), at, strict=True)])
+    infeasibility[known] = distances(problem.P, inside, forbidden)
     if bool(infeasibility[known].isnan().any()):
         empty = torch.zeros_like(known)
         empty[known] = infeasibility[known].isnan()
@@ -116,34 +119,33 @@ def _gap(
     P: Polytope, f: Regularizer, u: torch.Tensor, z: torch.Tensor, forbidden: torch.Tensor, distance: torch.Tensor
 ) -> torch.Tensor:
     """The least of the bounds, instance by instance; those that are tight already are left alone."""
-    best = u.new_full((len(u),), torch.inf)
+    least = u.new_full((len(u),), torch.inf)
     low, high = f.domain
     loose = ((z >= low - OUTSIDE) & (z <= high + OUTSIDE)).all(1)
     inside = z.clamp(low, high)
     z, distance = inside, distance + (inside - z).abs().amax(dim=1)
     for g, D in f.bounds(P, u, z, forbidden):
         usable = loose & torch.isfinite(g).all(1) & torch.isfinite(D)
-        for i in usable.nonzero().flatten().tolist():
-            best[i] = torch.minimum(best[i], _ascent(P, g[i], z[i], forbidden[i], distance[i]) + D[i])
-        loose = loose & (best > ROUNDING)
+        if bool(usable.any()):
+            ascent = _ascent(P, g[usable], z[usable], forbidden[usable], distance[usable])
+            least[usable] = torch.minimum(least[usable], ascent + D[usable])
+        loose = loose & (least > ROUNDING)
         if not bool(loose.any()):
-            return best
+            return least
     for i in loose.nonzero().flatten().tolist():
         bound = f.bound_on_face(P, u[i], z[i], forbidden[i])
         if bound is not None and all(bool(torch.isfinite(part).all()) for part in bound):
-            g, D = bound
-            best[i] = torch.minimum(best[i], _ascent(P, g, z[i], forbidden[i], distance[i]) + D)
-    return best
+            (g, D), one = bound, slice(i, i + 1)
+            ascent = _ascent(P, g[None], z[one], forbidden[one], distance[one])
+            least[one] = torch.minimum(least[one], ascent + D)
+    return least
 
 
 def _ascent(
     P: Polytope, g: torch.Tensor, z: torch.Tensor, forbidden: torch.Tensor, distance: torch.Tensor
 ) -> torch.Tensor:
-    """max over P, where ``forbidden`` entries are 0, of <g, v - z>.
+    """max over P, where ``forbidden`` entries are 0, of <g, v - z>, ``(B,)``.
 
     No less than what the point of P nearest to z gives: a linear program resolves 1e-9 of the largest g only.
     """
-    zeros = tuple(forbidden.nonzero().flatten().tolist())
-    vertex = P.presolved.linear_program.maximize(g.numpy(), zeros=zeros).x
-    assert vertex is not None, "the distance has told empty instances"
-    return torch.maximum(g @ (torch.from_numpy(vertex[: len(z)]) - z), -g.abs().sum() * distance)
+    return torch.maximum((g * (best(P, g, forbidden) - z)).sum(1), -g.abs().sum(1) * distance)

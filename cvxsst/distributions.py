@@ -22,6 +22,7 @@ from cvxsst.arguments import checked_polytope, checked_temperature
 from cvxsst.autograd import straight_through
 from cvxsst.errors import ArgumentTypeError
 from cvxsst.maps import argmax, checked_options, softmax
+from cvxsst.membership import distances
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import Euclidean, Regularizer
 
@@ -41,10 +42,10 @@ class InPolytope(constraints.Constraint):
 
     def check(self, value: torch.Tensor) -> torch.Tensor:
         batch = value.shape[: value.dim() - self.event_dim]
-        rows = value.detach().to("cpu", torch.float64).reshape(batch.numel(), self.P.size).numpy()
-        far = [self.P.presolved.distance(row) if bool((abs(row) < 1e9).all()) else float("inf") for row in rows]
-        tolerance = 1e-6 if value.dtype == torch.float64 else 1e-4
-        inside = torch.tensor(far, dtype=torch.float64) <= tolerance
+        rows = value.detach().to("cpu", torch.float64).reshape(batch.numel(), self.P.size)
+        near, tolerance = (rows.abs() < 1e9).all(dim=1), 1e-6 if value.dtype == torch.float64 else 1e-4
+        inside = near.clone()
+        inside[near] = distances(self.P, rows[near], torch.zeros_like(rows[near], dtype=torch.bool)) <= tolerance
         return inside.reshape(batch).to(value.device)
 
     def __repr__(self) -> str:

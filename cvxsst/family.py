@@ -19,14 +19,16 @@ import cvxpy as cp
 import numpy as np
 import torch
 
+from cvxsst.asking import checked_shape, is_shape
 from cvxsst.cache import Cache
 from cvxsst.errors import ArgumentTypeError
 from cvxsst.opaque import opaque
-from cvxsst.polytope import Map, Polytope
+from cvxsst.polytope import Map, Polytope, by_its_oracle
 from cvxsst.values import plainly
 
 F = TypeVar("F", bound=Callable[..., Any])
-Declaration = Callable[..., tuple[cp.Variable, list[cp.Constraint]]]
+# (variable, constraints), or a shape: then the registered argmax says what the polytope is
+Declaration = Callable[..., tuple[cp.Variable, list[cp.Constraint]] | tuple[int, ...] | int]
 
 MEMBERS_KEPT = 256  # of a family; a member that is still in use is never made a second time
 
@@ -56,8 +58,11 @@ class Padding(NamedTuple):
 class Family:
     """A family of polytopes, one for each choice of arguments; made by the decorator ``polytope``.
 
-    Calling it returns the ``Polytope``; the same arguments return the same object, prepared once. What the
-    author knows beyond the constraints is registered with decorators; each registered function receives
+    Calling it returns the ``Polytope``; the same arguments return the same object, prepared once. A function that
+    returns a shape, in place of a variable and constraints, declares conv of what ``@family.argmax`` returns: all that
+    is then known (``Polytope.from_oracle``).
+
+    What the author knows beyond the constraints is registered with decorators; each registered function receives
     the utilities first, ``(*batch, *P.shape)`` in float64 (batch dimensions may be missing or of size 0), and then
     the family's arguments under their own names.
 
@@ -138,14 +143,26 @@ class Family:
 
     def _declared(self, arguments: dict[str, Any]) -> Polytope:
         declared = self.declare(**arguments)
+        if is_shape(declared):
+            return self._by_oracle(arguments, checked_shape(declared))
         if not (isinstance(declared, tuple) and len(declared) == 2):
             raise ArgumentTypeError(
                 f"{self.name}: the declaration must return (variable, constraints), got {type(declared).__name__}; "
-                "end it with: return z, [z >= 0, ...]"
+                "end it with: return z, [z >= 0, ...]; or return the shape alone, and register @family.argmax"
             )
-        P = Polytope(*declared, name=self._spelled(arguments))
+        variable, constraints = declared
+        P = Polytope(variable, constraints, name=self._spelled(arguments))  # type: ignore[arg-type]
         P.knowledge = Member(self, arguments)  # type: ignore[assignment]  # what is a property there nobody sets
         return P
+
+    def _by_oracle(self, arguments: dict[str, Any], shape: tuple[int, ...]) -> Polytope:
+        """A member without constraints: conv of what the registered argmax returns."""
+        if self.argmax_oracle is None:
+            raise ArgumentTypeError(
+                f"{self.name}: the declaration returns a shape and no constraints, so that its argmax must say what "
+                f"the polytope is: register it with @{self.name}.argmax, or return (variable, constraints)"
+            )
+        return by_its_oracle(Member(self, arguments), shape, self._spelled(arguments))
 
     def _spelled(self, arguments: dict[str, Any]) -> str:
         shown = []
@@ -312,20 +329,28 @@ def polytope(*, examples: Sequence[tuple] = ()) -> Callable[[Declaration], Famil
 
 
 def polytope(declare: Declaration | None = None, *, examples: Sequence[tuple] = ()) -> Any:
-    """Decorator: a function that returns ``(variable, constraints)`` becomes a family of polytopes.
+    """Decorator: a function that returns ``(variable, constraints)``, or a shape, becomes a family of polytopes.
 
     Args:
         examples: tuples of arguments, small enough to enumerate: the instances that ``cvxsst list`` shows and
             on which the test laws run.
 
     Example:
-        >>> import cvxpy as cp, cvxsst
+        >>> import cvxpy as cp, cvxsst, torch
         >>> @cvxsst.polytope
         ... def triangle(n):
         ...     z = cp.Variable(n)
         ...     return z, [z >= 0, cp.sum(z) == 1]
         >>> triangle(3) is triangle(n=3)
         True
+        >>> @cvxsst.polytope
+        ... def corners(n):  # no constraints: conv of what the argmax returns
+        ...     return n
+        >>> @corners.argmax
+        ... def best(w, n):
+        ...     return torch.nn.functional.one_hot(w.argmax(-1), n).to(w)
+        >>> cvxsst.softmax(corners(3), torch.tensor([1.0, 0.5, -1.0]))
+        tensor([0.7500, 0.2500, 0.0000])
     """
     if declare is None:
         return lambda function: Family(function, examples)

@@ -47,7 +47,7 @@ class Implicit(Backward):
 class Unrolled(Backward):
     def require(self, engine: Solver, P: Polytope, regularizer: Regularizer) -> None:
         member = known(P)
-        able = set() if member is None else member.family.unrollable
+        able = set() if member is None or member.family is None else member.family.unrollable
         if not isinstance(engine.first, Fast) or type(regularizer) not in able:
             paths = some([f"{kind.__name__}()" for kind in able]) if able else "none"
             raise ValueError(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from cvxsst.asking import answers
 from cvxsst.polytope import Map, Polytope
 
 Oracle = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
@@ -24,6 +25,8 @@ def by_family(P: Polytope, oracle: Map, u: torch.Tensor, forbidden: torch.Tensor
         reach = u.abs() @ size[:, None]  # u is 0 where forbidden
         u = u.addcmul(forbidden.to(u), 1 + 2 * reach, value=-1)
     shaped = u.reshape(-1, *P.shape)
+    if not P.declared:
+        return answers(oracle, shaped, P.name).reshape(u.shape)
     z = oracle(shaped)
     if not isinstance(z, torch.Tensor) or z.shape != shaped.shape:
         got = tuple(z.shape) if isinstance(z, torch.Tensor) else type(z).__name__

@@ -18,6 +18,7 @@ import cvxpy as cp
 import numpy as np
 import torch
 
+from cvxsst.asking import Each, OracleAlone, answers, checked_shape, examined
 from cvxsst.cache import Cache
 from cvxsst.errors import ArgumentTypeError, EmptyPolytopeError, NoFastPathError, UnboundedPolytopeError, some
 from cvxsst.geometry.canonical import StandardForm, brief, canonicalize
@@ -103,19 +104,74 @@ class Polytope:
         self.name = "polytope" if name is None else str(name)
         self.recognize = recognize
         self.knowledge: Knowledge | None = None
+        self.seen: np.ndarray | None = None  # a few vertices of what is known by its oracle alone
         self.prepared: Cache[Any, Any] = Cache(PREPARED_KEPT)
         variables = {v.id: v for c in self.constraints for v in c.variables()} | {variable.id: variable}
         if sum(v.size for v in variables.values()) <= CHECKED_WHEN_DECLARED:
             _ = self.presolved
+
+    @classmethod
+    def from_oracle(
+        cls,
+        oracle: Callable[..., Any],
+        shape: int | Sequence[int],
+        name: str | None = None,
+        *,
+        each: Each | None = None,
+    ) -> Polytope:
+        """conv of what an argmax oracle returns: P known by its oracle alone, without constraints.
+
+        For structures with a solver of their own and no compact description: tours of a travelling salesman, matchings
+        of general graphs, whatever a program of yours finds the best of. As a family: ``@cvxsst.polytope`` on a
+        function that returns the shape, and ``@family.argmax``.
+
+        Args:
+            oracle: w ``(B, *shape)``, finite, float64, to z of the same shape, dtype and device: for each row a
+                structure that maximizes <w, z>, the same every time. Under -inf it is asked with a large negative
+                utility for what is forbidden, and must avoid it if any structure does.
+            shape: of z.
+            name: shown by ``repr`` and in messages; default ``"oracle"``.
+            each: for an oracle of single instances, one NumPy array of shape ``shape`` to another: how it is called for
+                many. ``map`` for a loop, ``pool.map`` of a ``concurrent.futures`` or ``multiprocessing`` pool for many
+                at a time (threads where the oracle releases the GIL, processes else).
+
+        Raises:
+            ValueError: answers of a wrong shape, dtype or device, not finite, that differ between two calls, or are
+                worse than other answers. Here a few objectives are asked twice; later, every answer that an active set
+                shows to be worse than one before is an error.
+
+        What can be had: argmax; the Euclidean softmax, exactly, with its derivatives (engine ``"vertices"``), and all
+        that is built on it. Certificates and audits are those of the oracle: they cannot know of structures that it
+        never returns. Exact bounds of the entries, which -inf and some checks need, cost 2 n calls, once.
+
+        Example:
+            >>> import torch, cvxsst
+            >>> def top_two(w):
+            ...     return torch.zeros_like(w).scatter(-1, w.topk(2).indices, 1.0)
+            >>> P = cvxsst.Polytope.from_oracle(top_two, 4, name="pairs")
+            >>> cvxsst.softmax(P, torch.tensor([1.0, 0.5, 0.0, -9.0]))
+            tensor([1.0000, 0.7500, 0.2500, 0.0000])
+        """
+        if not callable(oracle):
+            raise ArgumentTypeError(f"oracle: expected a function of w (B, *shape), got {type(oracle).__name__}")
+        sizes = checked_shape(shape)
+        return by_its_oracle(OracleAlone(oracle, sizes, each), sizes, "oracle" if name is None else str(name))
 
     @property
     def size(self) -> int:
         """How many scalars z has."""
         return math.prod(self.shape)
 
+    @property
+    def declared(self) -> bool:
+        """Whether there are constraints; else P is known by its oracle alone."""
+        return self.seen is None
+
     @cached_property
     def form(self) -> StandardForm:
         """The declaration as A x = b, G x <= h with x = (z, lifted)."""
+        if not self.declared:
+            raise NoFastPathError(f"{self.name} is known by its argmax oracle alone: this needs constraints")
         assert self.variable is not None, "an unpickled polytope carries its standard form"
         return canonicalize(self.variable, self.constraints)
 
@@ -157,10 +213,34 @@ class Polytope:
         if oracle is None:
             return self.presolved.bounds
 
+        if not self.declared:
+            return self._bounds_by_oracle(oracle)
+
         def farthest(directions: np.ndarray) -> np.ndarray:
             return oracle(torch.from_numpy(directions).reshape(-1, *self.shape)).reshape(directions.shape).numpy()
 
         return plainly(lambda: extremes(self.form, farthest, ORACLE_CALLS))
+
+    def _bounds_by_oracle(self, oracle: Map) -> tuple[np.ndarray, np.ndarray]:
+        """Each entry is asked for its largest and its least value."""
+        n = self.size
+
+        def extreme(sign: float) -> np.ndarray:
+            rows = (sign * torch.eye(n, dtype=torch.float64)).reshape(n, *self.shape).split(ORACLE_CALLS)
+            found = torch.cat([answers(oracle, part, self.name) for part in rows])
+            return found.reshape(n, n).diagonal().numpy()
+
+        return plainly(lambda: (extreme(-1.0), extreme(1.0)))
+
+    @property
+    def extent(self) -> tuple[np.ndarray, np.ndarray]:
+        """``bounds``; of what is known by its oracle alone those of a few vertices, by which sizes are judged."""
+        return self.bounds if self.seen is None else (self.seen.min(axis=0), self.seen.max(axis=0))
+
+    @cached_property
+    def fixed(self) -> np.ndarray:
+        """Entries that cannot move, flat indices."""
+        return self.presolved.fixed if self.declared else np.flatnonzero(self.bounds[0] == self.bounds[1])
 
     def require_zero_is_least(self, entries: np.ndarray) -> None:
         """Raise a ValueError where forbidding an entry (flat indices) is not the limit of lowering its utility."""
@@ -177,6 +257,11 @@ class Polytope:
         Raises:
             NoFastPathError: more than 20,000 of them, or too many dimensions for vertices that are not 0/1.
         """
+        if self._vertices is None and not self.declared:
+            raise NoFastPathError(
+                f"{self!r} cannot be enumerated: it is known by its argmax oracle alone, which cannot tell that "
+                "nothing is missing; register @family.structures"
+            )
         if self._vertices is None:
             raise NoFastPathError(
                 f"{self!r} cannot be enumerated: more than {MOST:,} vertices, or more than {QHULL_DIMENSION} "
@@ -188,7 +273,9 @@ class Polytope:
     @cached_property
     def _vertices(self) -> np.ndarray | None:
         structures = None if self.knowledge is None else self.knowledge.structures
-        return search(self.presolved) if structures is None else listed(structures(), self.size)
+        if structures is None:
+            return search(self.presolved) if self.declared else None
+        return listed(structures(), self.size)
 
     def __repr__(self) -> str:
         return self.name
@@ -203,14 +290,30 @@ class Polytope:
 
     def __reduce__(self) -> tuple:
         named = None if self.knowledge is None else self.knowledge.reduce()
+        if named is None and not self.declared:
+            return by_its_oracle, (self.knowledge, self.shape, self.name)
         return named or (_rebuild, (self.shape, self.name, self.form, self.recognize))
 
 
+def by_its_oracle(knowledge: Any, shape: tuple[int, ...], name: str) -> Polytope:
+    """A polytope that is known by the argmax of ``knowledge`` alone, which is asked for a few vertices."""
+    P = _bare(shape, name)
+    P.recognize, P.knowledge = False, knowledge
+    P.seen = examined(knowledge.argmax, shape, name)
+    return P
+
+
 def _rebuild(shape: tuple[int, ...], name: str, form: StandardForm, recognize: bool) -> Polytope:
+    P = _bare(shape, name)
+    P.recognize = recognize
+    P.__dict__["form"] = form
+    return P
+
+
+def _bare(shape: tuple[int, ...], name: str) -> Polytope:
     P = Polytope.__new__(Polytope)
     P.variable, P.constraints, P.shape, P.name = None, [], shape, name
-    P.recognize, P.knowledge, P.prepared = recognize, None, Cache(PREPARED_KEPT)
-    P.__dict__["form"] = form
+    P.knowledge, P.seen, P.prepared = None, None, Cache(PREPARED_KEPT)
     return P
 
 

@@ -208,6 +208,11 @@ class Engine(ABC, Generic[State]):
         return product if refused is None else refused(product, g, u, forbidden)
 
 
+def without_constraints(name: str, P: Polytope) -> str | None:
+    """The refusal of an engine that needs constraints; None where there are some."""
+    return None if P.declared else f"{name} needs constraints, and {P!r} is known by its argmax oracle alone"
+
+
 def _far_below(P: Polytope, u: torch.Tensor) -> torch.Tensor | None:
     """Which entries, of those that can be 0 and no less, are below the best by more than FAR; None if none is."""
     if not u.numel():

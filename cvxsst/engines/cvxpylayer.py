@@ -35,7 +35,7 @@ from cvxpylayers.torch import CvxpyLayer
 from scipy.optimize import lsq_linear
 
 from cvxsst.cache import Cache
-from cvxsst.engines.base import At, Engine, Solution
+from cvxsst.engines.base import At, Engine, Solution, without_constraints
 from cvxsst.errors import EmptyPolytopeError
 from cvxsst.geometry.canonical import divided, largest
 from cvxsst.geometry.faces import Face, said_by_domain
@@ -89,7 +89,9 @@ class CvxpyLayerEngine(Engine["ConeProgram"]):
     batched = False
 
     def refusal(self, P: Polytope, f: Regularizer) -> str | None:
-        return None if f.has_formula else f"cvxpylayer needs f as a formula, and {f!r} has none"
+        if f.has_formula:
+            return without_constraints(self.name, P)
+        return f"cvxpylayer needs f as a formula, and {f!r} has none"
 
     def prepare(self, P: Polytope, f: Regularizer) -> ConeProgram:
         return ConeProgram(P, f, np.zeros(0, dtype=int))

@@ -95,7 +95,7 @@ class Separable(Regularizer):
         Entries that P or -inf leaves one value, perhaps at an end of the domain, add a constant to F: g = 0 there.
         """
         moving = ~forbidden
-        moving[:, torch.from_numpy(P.presolved.fixed)] = False
+        moving[:, torch.from_numpy(P.fixed)] = False
         z = self.inside(z, 0.0)
         for delta in (0.0, *INWARD) if self.steep and np.isfinite(self.domain).any() else (0.0,):
             inside = self.inside(z, delta)
@@ -106,8 +106,8 @@ class Separable(Regularizer):
         self, P: Polytope, u: torch.Tensor, z: torch.Tensor, forbidden: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Close to an end of the domain phi' amplifies the rounding of z; its projection onto the normal space of the
-        face does not. None where P is a projection, whose faces in the space of z are not known."""
-        if P.presolved.form.lifted:
+        face does not. None where P is a projection, or known by its oracle alone: then its faces are not known."""
+        if not P.declared or P.presolved.form.lifted:
             return None
         form, at = P.presolved.form, z.numpy()
         tight = np.flatnonzero(form.h - form.G @ at < TIGHT)
@@ -144,7 +144,10 @@ class Separable(Regularizer):
 
     def may_kink(self, P: Polytope, z: torch.Tensor, forbidden: torch.Tensor) -> torch.Tensor:
         """Where an inequality is tight that is not tight all over the face that ``forbidden`` leaves, except those that
-        a steep phi never lets z reach. Of a projection the inequalities on z alone are not known: there it may."""
+        a steep phi never lets z reach. Of a projection, or an oracle alone, the inequalities on z are not known: there
+        it may."""
+        if not P.declared:
+            return torch.ones(len(z), dtype=torch.bool)
         form, program = P.presolved.form, P.presolved.linear_program
         if form.lifted:
             return torch.ones(len(z), dtype=torch.bool)

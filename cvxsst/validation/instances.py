@@ -91,10 +91,10 @@ def _one(P: Polytope, i: int, scales: Sequence[float], generator: torch.Generato
 def _masked(P: Polytope, w: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, str]:
     """w with a mask of its own, such that a vertex is left: none of its entries, and none that can be negative.
 
-    The vertex is found by a linear program: a family's oracle, which may be wrong, is not asked.
+    The vertex is found by a linear program where there are constraints: an oracle, which may be wrong, is not asked.
     """
     lower, upper = (torch.from_numpy(np.asarray(bound)).reshape(P.shape) for bound in P.bounds)
-    v = argmax(P, torch.randn(P.shape, generator=generator, dtype=torch.float64), engine="lp")
+    v = argmax(P, torch.randn(P.shape, generator=generator, dtype=torch.float64), engine="lp" if P.declared else "auto")
     chance = torch.rand(P.shape, generator=generator, dtype=torch.float64)
     allowed = (lower.abs() < 1e-9) & (upper > 1e-9) & (v.abs() < 1e-9)
     if not bool(allowed.any()):

@@ -175,7 +175,7 @@ def cold(trial: Trial) -> Law:
     u = (w / T.reshape(-1, *[1] * len(P.shape))).to(trial.dtype).double()
     instances = Instances(w, T, u, ("normal",) * len(w), torch.zeros(3, *w.shape, dtype=torch.float64))
     answer = trial.candidate.solver.ask(u, dtype=trial.dtype)
-    flat, v = w.reshape(len(w), -1), argmax(P, w, engine="lp").reshape(len(w), -1)
+    flat, v = w.reshape(len(w), -1), argmax(P, w, engine="lp" if P.declared else "auto").reshape(len(w), -1)
     rounding = trial.yardstick.of_z(instances) * flat.abs().sum(dim=1)
     return _law(
         "cold",

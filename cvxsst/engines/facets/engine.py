@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from cvxsst.engines.base import LEFT, At, Engine, Solution
+from cvxsst.engines.base import LEFT, At, Engine, Solution, without_constraints
 from cvxsst.engines.facets import newton
 from cvxsst.engines.facets.derivative import face, times_jacobian
 from cvxsst.engines.facets.description import Description, described
@@ -23,7 +23,7 @@ class Facets(Engine[State]):
     def refusal(self, P: Polytope, f: Regularizer) -> str | None:
         if not isinstance(f, Separable):
             return f"facets solves for sums over the entries of z, f(z) = sum phi(z_i), which {f!r} is not"
-        found = described(P)
+        found = without_constraints(self.name, P) or described(P)
         return found if isinstance(found, str) else None
 
     def preferred(self, P: Polytope, f: Regularizer) -> bool:
@@ -31,6 +31,8 @@ class Facets(Engine[State]):
         lifted columns, any number in a family's own, or in the facets that it tells or that its few structures have;
         1.1 to 80 times as fast as kkt, but for some cold or Euclidean batches, which take up to 1.4 times as long
         (``benchmarks.engines``)."""
+        if not P.declared:
+            return False
         steep, knowledge = isinstance(f, Separable) and f.steep, P.knowledge
         if steep and knowledge is not None and (knowledge.facets is not None or knowledge.separation is not None):
             return True

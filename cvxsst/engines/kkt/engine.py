@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from cvxsst.engines.base import LEFT, At, Engine, Solution
+from cvxsst.engines.base import LEFT, At, Engine, Solution, without_constraints
 from cvxsst.engines.kkt.derivative import by_elimination, by_equalities
 from cvxsst.engines.kkt.state import Found, State
 from cvxsst.polytope import Polytope
@@ -19,7 +19,7 @@ class KKT(Engine[State]):
 
     def refusal(self, P: Polytope, f: Regularizer) -> str | None:
         if isinstance(f, Separable):
-            return None
+            return without_constraints(self.name, P)
         return f"kkt solves for sums over the entries of z, f(z) = sum phi(z_i), which {f!r} is not"
 
     def prepare(self, P: Polytope, f: Regularizer) -> State:

@@ -17,11 +17,12 @@ from cvxsst.oracles import best_of, by_family, solved_by_linear_programs
 from cvxsst.polytope import Polytope
 from cvxsst.recognition import known
 from cvxsst.regularizers import Regularizer
+from cvxsst.values import plainly
 
 ACCEPTED = 1e-8  # residual, relative to the largest entry over P if > 1
 LISTED = 2**16  # entries of all vertices together, up to which a product with them is cheaper than an oracle
 PATIENCE = 0.2  # seconds for listing them
-BLUR = 1e-12  # of the vertices that linear programs find, relative to the largest entry over P
+BLUR = 1e-12  # of vertices that linear programs find, or that are no integers, relative to the largest entry over P
 MOST_NUMBERS = 2**24  # entries of the vertices of a chunk of a batch: larger batches are solved in turns
 
 
@@ -44,14 +45,14 @@ class Vertices(Engine[State]):
     def preferred(self, P: Polytope, f: Regularizer) -> bool:
         """Where a family has an argmax, unless P is made of bounds and equalities, of which kkt solves the dual: 1.4 to
         50 times as fast as kkt on lifted declarations, 2 to 23 times slower on those (``benchmarks.engines``)."""
+        if not P.declared:
+            return f.is_quadratic
         member = known(P) if f.is_quadratic else None
         has_argmax = member is not None and member.knowledge is not None and member.knowledge.argmax is not None
         return has_argmax and not P.form.is_box
 
     def prepare(self, P: Polytope, f: Regularizer) -> State:
-        size = max(1.0, float(np.abs(P.bounds).max(initial=0.0)))
-        oracle, blur = _oracle(P)
-        return State(Hull.between(*P.bounds, oracle, blur * size), size)
+        return State(hull_of(P), max(1.0, float(np.abs(P.extent).max(initial=0.0))))
 
     def solve(self, state: State, u: torch.Tensor, forbidden: torch.Tensor | None) -> Solution:
         (B, n), hull = u.shape, state.hull.to(u.device)
@@ -62,9 +63,7 @@ class Vertices(Engine[State]):
         found = Projected.joined(
             [project(hull, part, mask) for part, mask in zip(u.tensor_split(parts), masks, strict=True)]
         )
-        residual = found.residual.masked_fill(found.empty, torch.inf)
-        converged = residual <= ACCEPTED * state.size
-        return Solution(found.z, converged, residual, found.calls, found.empty, (found.Q,))
+        return solution(state, found)
 
     def times_jacobian(self, state: State, g: torch.Tensor, at: At) -> torch.Tensor:
         """Q Q' g: the projection onto the directions of the face; 0 u, so that the second derivative exists, as 0."""
@@ -72,17 +71,35 @@ class Vertices(Engine[State]):
         return times(Q, times(Q.mT, g)) + 0.0 * at.u
 
 
-def _oracle(P: Polytope) -> tuple[Oracle, float]:
-    """Over all vertices if they are few, else the family's, else linear programs; and how exact its vertices are."""
+def solution(state: State, found: Projected) -> Solution:
+    residual = found.residual.masked_fill(found.empty, torch.inf)
+    return Solution(found.z, residual <= ACCEPTED * state.size, residual, found.calls, found.empty, (found.Q,))
+
+
+def hull_of(P: Polytope) -> Hull:
+    """P as the engine knows it, found once."""
+    return P.prepared.get("hull", lambda: plainly(lambda: _hull(P)))
+
+
+def _hull(P: Polytope) -> Hull:
+    size = max(1.0, float(np.abs(P.extent).max(initial=0.0)))
+    oracle, blur, blamed = _oracle(P)
+    return Hull.between(*P.extent, oracle, blur * size, blamed)
+
+
+def _oracle(P: Polytope) -> tuple[Oracle, float, str]:
+    """Over all vertices if they are few, else the family's, else linear programs; how exact its vertices are, and who
+    is to blame where it is wrong."""
     member = known(P)
     knowledge = None if member is None else member.knowledge
     V = None if knowledge is None or knowledge.structures is None else _few(knowledge.structures(), P.size)
     if V is not None:
-        return lambda g, nudge, forbidden: best_of(V.to(g.device), g, forbidden), 0.0
+        return lambda g, nudge, forbidden: best_of(V.to(g.device), g, forbidden), 0.0, ""
     if knowledge is not None and knowledge.argmax is not None:
         argmax = knowledge.argmax
-        return lambda g, nudge, forbidden: by_family(P, argmax, g, forbidden), 0.0
-    return lambda g, nudge, forbidden: solved_by_linear_programs(P, g, forbidden, nudge()), BLUR
+        exact = P.seen is None or bool(np.all(P.seen == np.round(P.seen)))
+        return lambda g, nudge, forbidden: by_family(P, argmax, g, forbidden), 0.0 if exact else BLUR, P.name
+    return lambda g, nudge, forbidden: solved_by_linear_programs(P, g, forbidden, nudge()), BLUR, ""
 
 
 def _few(structures: Iterable[np.ndarray], n: int) -> torch.Tensor | None:

@@ -21,15 +21,16 @@ EPS = torch.finfo(torch.float64).eps
 
 def completed(
     hull: Hull, g: torch.Tensor, forbidden: torch.Tensor | None, z: torch.Tensor, Q: torch.Tensor
-) -> torch.Tensor:
-    """Q ``(L, n, k)``, an orthonormal basis of directions padded with zeros, with those of the face that it lacks.
+) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+    """Q ``(L, n, k)``, an orthonormal basis of directions padded with zeros, with those of the face that it lacks; and
+    the vertices that lead there, one after another: which rows, and v.
 
     z ``(L, n)`` are solutions, g = u - z. As long as directions lack, a vertex that the oracle returns for g and a
     little of a random direction normal to Q is out of Q, and on the face if the little is little enough. (One direction
     for all rounds would be used up as u was.)
     """
     n, g = g.shape[1], normal(g, Q)
-    scale, random = hull.width + g.norm(dim=1), np.random.default_rng(0)
+    scale, random, found = hull.width + g.norm(dim=1), np.random.default_rng(0), []
     for little in ASIDE:
         rows = torch.arange(len(g), device=g.device)
         while len(rows):
@@ -43,9 +44,11 @@ def completed(
             tight = (g[rows] * out).sum(1).abs() <= TIGHT * scale[rows] * far
             keep = (tight & (far > FLAT * hull.width)).nonzero().flatten()
             rows, out = rows[keep], out[keep] / far[keep, None]
+            if len(rows):
+                found.append((rows, z[rows] + away[keep]))
             column = torch.zeros_like(g).index_copy(0, rows, out)
             Q = torch.cat([Q, column.unsqueeze(2)], dim=2)
-    return Q
+    return Q, found
 
 
 def normal(d: torch.Tensor, Q: torch.Tensor) -> torch.Tensor:

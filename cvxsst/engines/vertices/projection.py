@@ -94,6 +94,13 @@ Finished = list[tuple[torch.Tensor, Corrals, torch.Tensor, torch.Tensor, int]]
 
 def project(hull: Hull, u: torch.Tensor, forbidden: torch.Tensor | None) -> Projected:
     """The point nearest to u, for each row of u ``(B, n)``."""
+    return decomposed(hull, u, forbidden)[0]
+
+
+def decomposed(
+    hull: Hull, u: torch.Tensor, forbidden: torch.Tensor | None
+) -> tuple[Projected, Corrals, list[tuple[torch.Tensor, torch.Tensor]]]:
+    """The same, with the corrals of the solutions, and the vertices that complete their faces: which rows, and v."""
     u = u - hull.center
     nudge = NUDGE[0] * hull.width + NUDGE[1] * length(u)
     nudged = u + nudge[:, None] * hull.generic
@@ -106,6 +113,8 @@ def project(hull: Hull, u: torch.Tensor, forbidden: torch.Tensor | None) -> Proj
     finished: Finished = []
     while len(live.rows):
         found, calls = _look(hull, live, corrals), calls + 1
+        missed = found.r - found.gap[:, None]
+        hull.require_maximal(live.u - live.z, found.v, corrals.V, missed, corrals.taken & ~empty[live.rows, None])
         live = live._replace(repeats=torch.where(found.new, 0, live.repeats + 1))
         still = live.moved <= STILL * found.reach
         done = (found.gap <= 0) | ((found.gap <= found.noise) & (still | ~found.new))
@@ -133,7 +142,7 @@ def _assembled(
     empty: torch.Tensor,
     nudge: torch.Tensor,
     finished: Finished,
-) -> Projected:
+) -> tuple[Projected, Corrals, list[tuple[torch.Tensor, torch.Tensor]]]:
     """The parts of the batch as they finished: places, corrals, bounds, whether the last vertex was new, calls."""
     rows, parts, bounds, news, counts = zip(*finished, strict=True)
     order = torch.cat(rows).argsort()
@@ -142,14 +151,16 @@ def _assembled(
     calls = torch.cat([torch.full_like(*part) for part in zip(rows, counts, strict=True)])[order]
     slight = corrals.weight.masked_fill(~corrals.taken, 1.0).amin(1) < SLIGHT
     z, Q = _polished(corrals, u, 2 * (bound + nudge)), corrals.directions()
+    more: list[tuple[torch.Tensor, torch.Tensor]] = []
     doubtful = ((slight | new) & ~empty & (bound <= SLIGHT * hull.width)).nonzero().flatten()
     if len(doubtful):
         mask = None if forbidden is None else forbidden[doubtful]
-        whole = completed(hull, u[doubtful] - z[doubtful], mask, z[doubtful], Q[doubtful])
+        whole, more = completed(hull, u[doubtful] - z[doubtful], mask, z[doubtful], Q[doubtful])
+        more = [(doubtful[some], v) for some, v in more]
         Q = torch.nn.functional.pad(Q, (0, whole.shape[2] - Q.shape[2])).index_copy(0, doubtful, whole)
     tangent = (Q.mT @ (u - z).unsqueeze(2)).norm(dim=(1, 2))
     residual = _confirmed(hull, u, forbidden, z, tangent, (3 * (bound + nudge)).maximum(tangent + nudge))
-    return Projected(z + hull.center, residual, calls, empty, Q)
+    return Projected(z + hull.center, residual, calls, empty, Q), corrals, more
 
 
 def _look(hull: Hull, live: Live, corrals: Corrals) -> Found:
@@ -166,7 +177,7 @@ def _look(hull: Hull, live: Live, corrals: Corrals) -> Found:
         d = hull.generic.expand(g.shape)
         return d - times(corrals.V.mT, corrals.step(corrals.residual(d, live.z)))
 
-    v = hull.vertex(g, nudge, live.forbidden)
+    v = hull.vertex(g, nudge, live.forbidden) if hull.tilt == 0 else _tilted(hull, live, g)
     away, far = v - live.z, length(v)
     gap, size, reach = (g * away).sum(1), far.square() + corrals.s, live.length + length(live.z) + far
     noise = _noise(hull, reach, reach - live.length, away, g)
@@ -177,6 +188,19 @@ def _look(hull: Hull, live: Live, corrals: Corrals) -> Found:
         m[doubtful], left[doubtful] = corrals.surely_apart(doubtful, v[doubtful])
     new = left > size * least.maximum(DEPENDENT * (1 + m.square().sum(1)))
     return Found(v, gap, noise, reach, new, m, left, r, tangent)
+
+
+def _tilted(hull: Hull, live: Live, g: torch.Tensor) -> torch.Tensor:
+    """A vertex for g that is tilted in the generic direction; for g itself where the tilt may hide that z is right."""
+    direction = hull.generic.expand(g.shape)
+    tilt = hull.tilt * (live.length + length(live.z) + hull.width)
+    v = hull.vertex(g + tilt[:, None] * direction, lambda: direction, live.forbidden)
+    far = length(v - live.z) + hull.width
+    rows = ((g * (v - live.z)).sum(1) <= 2 * tilt * far).nonzero().flatten()
+    if len(rows):
+        mask = None if live.forbidden is None else live.forbidden[rows]
+        v = v.index_copy(0, rows, hull.vertex(g[rows], lambda: direction[rows], mask))
+    return v
 
 
 def _noise(hull: Hull, reach: torch.Tensor, far: torch.Tensor, away: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
