@@ -81,6 +81,11 @@ class Family:
                                                                         *batch, *P.shape)``, by torch's generator of
                                                                         the device of u; u may hold -inf, which
                                                                         leaves some structure
+    ``@family.trace``           ``(u, samples, **arguments)``           the argmax of u + Gumbel(0, 1) noise by a greedy
+                                ``-> (z, log_prob)``                    algorithm, ``(samples, *batch, *P.shape)``, and
+                                                                        the log-probability, with autograd, of all that
+                                                                        it decided, ``(samples, *batch)``; u may hold
+                                                                        -inf
     ``@family.structures``      ``(**arguments) -> iterable of arrays`` every z in Z once, by brute force: the
                                                                         set as defined, not as constrained
     ``@family.once``            ``(**arguments) -> value``              what a member computes once: the others of
@@ -117,6 +122,7 @@ class Family:
         self.unrollable: set[type] = set()
         self.log_partition_function: Callable[..., torch.Tensor] | None = None
         self.sampler: Callable[..., torch.Tensor] | None = None
+        self.tracer: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None = None
         self.structure_list: Callable[..., Iterable[np.ndarray]] | None = None
         self.guess_function: Callable[..., Iterable[tuple]] | None = None
         self.padding_function: Callable[..., Padding] | None = None
@@ -201,6 +207,11 @@ class Family:
         self.sampler = function
         return function
 
+    def trace(self, function: F) -> F:
+        """Register a greedy algorithm on noisy utilities: ``(u, samples, **arguments) -> (z, log_prob)``."""
+        self.tracer = function
+        return function
+
     def structures(self, function: F) -> F:
         """Register the set Z itself: an iterable over all its structures, for small sizes."""
         self.structure_list = function
@@ -265,6 +276,10 @@ class Member:
     @property
     def sample(self) -> Map | None:
         return self._with_arguments(self.family.sampler)
+
+    @property
+    def trace(self) -> Callable[..., tuple[torch.Tensor, torch.Tensor]] | None:
+        return self._with_arguments(self.family.tracer)
 
     @property
     def structures(self) -> Callable[[], Iterable[np.ndarray]] | None:

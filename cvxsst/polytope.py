@@ -45,6 +45,7 @@ class Knowledge(Protocol):
     argmax: Map | None
     log_partition: Map | None
     sample: Map | None
+    trace: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None
     structures: Callable[[], Iterable[np.ndarray]] | None
     facets: tuple[Any, Any] | None
     separation: Map | None

@@ -40,7 +40,37 @@ LEAST = 1e-280  # a smaller sum of weights may have lost a part by underflow
 
 
 def log_partition(u: torch.Tensor) -> torch.Tensor:
-    """A(u) for u ``(*batch, n, n)``, u[i, j] for the arc from i to j, IMPOSSIBLE where there is none: (1) in logs."""
+    """A(u) for u ``(*batch, n, n)``, u[i, j] for the arc from i to j, IMPOSSIBLE where there is none: (1) in logs, or
+    log det L, where no derivative is asked for and M has no large entries."""
+    if not torch.is_grad_enabled() and u.shape[-1] > 1:
+        return _log_determinant(u.reshape(-1, *u.shape[-2:])).reshape(u.shape[:-2])
+    return _eliminated(u)
+
+
+def _log_determinant(u: torch.Tensor) -> torch.Tensor:
+    """A ``(B,)`` for u ``(B, n, n)``."""
+    flat, shift = _shifted(u)
+    L = _laplacian(flat.exp())
+    found = torch.linalg.inv_ex(L)
+    A = torch.linalg.slogdet(L).logabsdet + shift[:, 0, 1:].sum(1)
+    lost = ~((found.info == 0) & (found.inverse.abs().flatten(1).amax(1) <= TAME))
+    if holds(lost):
+        A[lost] = _eliminated(u[lost])
+    return A
+
+
+def _shifted(u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """u ``(B, n, n)`` with IMPOSSIBLE where no arc can be, less the largest of each column, and that ``(B, 1, n)``: z
+    does not change when all arcs into a node get the same bonus."""
+    outside = torch.eye(u.shape[-1], dtype=torch.bool, device=u.device)
+    outside[:, 0] = True
+    u = u.masked_fill(outside, IMPOSSIBLE)
+    largest = u.amax(-2, keepdim=True).detach().clamp_min(IMPOSSIBLE / 2)
+    return u - largest, largest
+
+
+def _eliminated(u: torch.Tensor) -> torch.Tensor:
+    """(1) in logs: A for u ``(*batch, n, n)``."""
     n = u.shape[-1]
     A = u.new_zeros(u.shape[:-2])
     for k in range(n - 1, 0, -1):
@@ -58,14 +88,9 @@ def softmax(u: torch.Tensor) -> torch.Tensor:
     NaN where the arcs that are possible leave no arborescence.
     """
     n = u.shape[-1]
-    outside = torch.eye(n, dtype=torch.bool, device=u.device)
-    outside[:, 0] = True
     if n == 1:
-        return u.masked_fill(outside, 0.0)  # no arc at all
-    flat = u.reshape(-1, n, n).masked_fill(outside, IMPOSSIBLE)
-    # z does not change when all arcs into a node get the same bonus
-    flat = flat - flat.amax(-2, keepdim=True).detach().clamp_min(IMPOSSIBLE / 2)
-    return _MARGINALS(flat).reshape(u.shape)
+        return torch.zeros_like(u) * u.nan_to_num()  # no arc at all
+    return _MARGINALS(_shifted(u.reshape(-1, n, n))[0]).reshape(u.shape)
 
 
 def sample(u: torch.Tensor, samples: int) -> torch.Tensor:

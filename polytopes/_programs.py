@@ -97,6 +97,32 @@ def perturbed(x: torch.Tensor) -> torch.Tensor:
     return x - torch.empty_like(x).exponential_().log()
 
 
+def greedy(
+    u: torch.Tensor, steps: int, open_to: Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor], samples: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A basis of a matroid by the greedy algorithm on u + Gumbel noise, for u ``(B, n)``: the best of what is open,
+    again and again. z ``(samples, B, n)``, and the log-probability ``(samples, B)`` of the choices in their order: each
+    is categorical among what is open, whatever was chosen before (exponential waiting times have no memory).
+
+    ``open_to(z, last)``: which entries may follow, ``(samples, B, n)`` bool; ``last`` ``(samples, B)``, None at first.
+    """
+    u = u.expand(samples, *u.shape)
+    z, log_prob = torch.zeros_like(u), u.new_zeros(u.shape[:-1])
+    last = None
+    for _ in range(steps):
+        logits = u.masked_fill(~open_to(z, last), -torch.inf).log_softmax(-1)
+        last = choice(logits.detach(), -1)
+        log_prob = log_prob + logits.gather(-1, last[..., None])[..., 0]
+        z = z.scatter(-1, last[..., None], 1.0)
+    return z.detach(), log_prob
+
+
+def without_replacement(u: torch.Tensor, samples: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """k of n, one after another; ``(*batch, n)`` to ``(samples, *batch, n)`` and ``(samples, *batch)``."""
+    z, log_prob = greedy(u.reshape(-1, u.shape[-1]), k, lambda z, last: z == 0, samples)
+    return z.reshape(samples, *u.shape), log_prob.reshape(samples, *u.shape[:-1])
+
+
 def drawn_structures(value: Callable[[torch.Tensor], torch.Tensor], u: torch.Tensor, samples: int) -> torch.Tensor:
     """``(samples, *u.shape)`` by a program in sums that are ``drawn``, for u ``(*batch, ...)``."""
     return maximizer(value, finite(u).expand(samples, *u.shape))

@@ -14,6 +14,7 @@ A large enough malus on all arcs out of the root selects this face.
                         O(n^2) per round of contractions, seldom more than a few rounds, at most n - 1
     ExponentialFamily   z = E[z], p(z) ~ exp <u, z>: the directed matrix-tree theorem (Tutte 1948; Koo et al. 2007),
                         O(n^3)
+    sample              the elimination of the matrix-tree theorem in reverse, O(n^2 log n) after O(n^3)
 """
 
 from __future__ import annotations

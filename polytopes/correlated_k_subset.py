@@ -14,6 +14,7 @@ p_i <= z_{i+1}, p_i >= z_i + z_{i+1} - 1 with sum z = k would not do: they have 
 
     argmax              the best path, by dynamic programming, O(k (n - k + 1)) in k steps
     ExponentialFamily   z = E[z], p(z) ~ exp <u, z>: the same program over sums, in both directions
+    sample              the same program backward, each sum one of its terms at random
 """
 
 from __future__ import annotations

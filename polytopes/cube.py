@@ -9,6 +9,7 @@
     CategoricalEntropy   z = min(1, exp(u - 1))
     BinaryEntropy        z = sigmoid(u): with Logistic utilities the binary Concrete law (Maddison et al. 2017)
     ExponentialFamily    z = sigmoid(u), A = sum log(1 + exp u)
+    sample               a coin for each entry, O(n)
 """
 
 from __future__ import annotations

@@ -10,8 +10,9 @@ all vertices are integral (Hoffman and Kruskal 1956).
     CategoricalEntropy   z = min(1, exp(u - tau)), tau exact by sorting, O(n log n)
     BinaryEntropy        z = sigmoid(u - tau), tau by Newton's method, O(n) a step (Amos, Koltun and Kolter 2019)
     ExponentialFamily    z = E[z], p(z) ~ exp <u, z>: independent choices given their number, O(n sqrt(min(k, n - k)))
+    sample               backward through a dynamic program over (item, how many so far), O(nk)
 
-The last two are different maps: given tau, the choices of the first are not conditioned on their number.
+The last two softmaxes are different maps: given tau, the choices of the first are not conditioned on their number.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from cvxsst.family import Padding
 from cvxsst.geometry.canonical import StandardForm
 from polytopes import _counting, _threshold
 from polytopes._arguments import require_size
-from polytopes._programs import IMPOSSIBLE, Reduce, drawn, drawn_structures
+from polytopes._programs import IMPOSSIBLE, Reduce, drawn, drawn_structures, without_replacement
 
 
 @polytope(examples=[(5, 2), (4, 0), (3, 3)])
@@ -120,6 +121,12 @@ def by_count(u: torch.Tensor, n: int, k: int, reduce: Reduce) -> torch.Tensor:
         taken = torch.cat([none, a[..., :-1] + u[..., i, None]], -1)
         a = reduce(torch.stack([a, taken], -1), -1)
     return a[..., k]
+
+
+@k_subset.trace
+def traced(u: torch.Tensor, samples: int, n: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sampling without replacement; ``(*batch, n)`` to ``(samples, *batch, n)`` and ``(samples, *batch)``."""
+    return without_replacement(u, samples, k)
 
 
 @k_subset.padding

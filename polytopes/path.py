@@ -8,6 +8,7 @@ cycles those are paths (Ahuja, Magnanti and Orlin 1993, section 11.12).
 
     argmax              longest path in topological order, O(n + E)
     ExponentialFamily   z = E[z], p(z) ~ exp <u, z>: the same recursion over sums (forward-backward), O(n + E)
+    sample              the same recursion backward, an edge into each node at random, O(n + E)
 """
 
 from __future__ import annotations

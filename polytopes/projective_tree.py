@@ -16,6 +16,7 @@ larger items, inflow of C[0 -> n-1] = 1, are the hull of these hyperpaths (Marti
 
     argmax              Eisner's algorithm, O(n^3), all spans of a width and all instances at once
     ExponentialFamily   z = E[z], p(z) ~ exp <u, z>: the same program over sums (inside-outside), O(n^3)
+    sample              the outside pass, with a split of each item at random, O(n^3)
 
 ``polytopes.relaxed_eisner`` is another relaxation of the same argmax, and no softmax in the sense of this library.
 """
@@ -166,11 +167,19 @@ def drawn_trees(u: torch.Tensor, samples: int, n: int, single_child: bool = Fals
 def inside_algorithm(u: torch.Tensor, n: int, single_child: bool = False) -> torch.Tensor:
     """A(u): log of the sum over the projective trees of exp <u, z>, ``(*batch, n, n)`` to ``(*batch,)``."""
     if not single_child or not u.numel() or n == 1:
-        return possible(inside(finite(u), n, log_sum_exp)).to(u.dtype)
+        return possible(_log_sum(finite(u), n)).to(u.dtype)
     malus = root_malus(u)
-    A = possible(inside(finite(u - malus), n, log_sum_exp)) + malus[..., 0, 0]
+    A = possible(_log_sum(finite(u - malus), n)) + malus[..., 0, 0]
     one_child = arc_probabilities(u.detach(), n, True).isfinite().flatten(-2).all(-1)
     return A.where(one_child, -torch.inf).to(u.dtype)
+
+
+def _log_sum(u: torch.Tensor, n: int) -> torch.Tensor:
+    """By the program that autograd can follow, or the quicker one."""
+    if torch.is_grad_enabled() or n == 1 or not u.numel():
+        return inside(u, n, log_sum_exp)
+    flat = u.reshape(-1, n, n).permute(1, 2, 0).contiguous()
+    return _spans.inside(flat, _spans.log_sum_exp)[0].reshape(u.shape[:-2])
 
 
 projective_tree.padding(in_a_chain)

@@ -9,6 +9,7 @@
     CategoricalEntropy   z = softmax(u): with Gumbel utilities the Gumbel-softmax
     BinaryEntropy        z = sigmoid(u - tau) with sum z = 1
     ExponentialFamily    z = softmax(u), A = log sum exp u
+    sample               the largest of u + Gumbel noise, O(n)
 
 References: Martins and Astudillo 2016 (sparsemax); Jang et al. 2017, Maddison et al. 2017 (Gumbel-softmax).
 """
@@ -26,7 +27,7 @@ from cvxsst.family import Padding
 from cvxsst.geometry.canonical import StandardForm
 from polytopes import _threshold
 from polytopes._arguments import require_size
-from polytopes._programs import choice
+from polytopes._programs import choice, without_replacement
 
 
 @polytope(examples=[(4,), (1,)])
@@ -88,6 +89,12 @@ def log_sum_exp(u: torch.Tensor, n: int) -> torch.Tensor:
 def categorical(u: torch.Tensor, samples: int, n: int) -> torch.Tensor:
     """``(*batch, n)`` to ``(samples, *batch, n)``."""
     return torch.nn.functional.one_hot(choice(u.expand(samples, *u.shape), -1), n).to(u)
+
+
+@simplex.trace
+def traced(u: torch.Tensor, samples: int, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """One choice; ``(*batch, n)`` to ``(samples, *batch, n)`` and ``(samples, *batch)``."""
+    return without_replacement(u, samples, 1)
 
 
 @simplex.padding

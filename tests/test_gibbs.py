@@ -77,8 +77,8 @@ def test_closed_forms_are_sums_over_the_structures(P: cvxsst.Polytope, generator
         assert torch.allclose(value, exact[name], atol=1e-10), name
         weight = torch.randn(value.shape, generator=generator, dtype=torch.float64)
         g, h = ((x * weight).sum() + 0 * leaf.sum() for x in (value, exact[name]))
-        gradients = [torch.autograd.grad(x, leaf, retain_graph=True)[0] for x in (g, h)]
-        assert torch.allclose(*gradients, atol=1e-8), f"gradient of {name}"
+        gradient, expected = (torch.autograd.grad(x, leaf, retain_graph=True)[0] for x in (g, h))
+        assert torch.allclose(gradient, expected, atol=1e-8), f"gradient of {name}"
     assert torch.allclose(found["log_prob"].exp().sum(0), torch.ones(2, dtype=torch.float64))
     assert torch.equal(p.mode, V[log_p.argmax(1)])
     assert (kl_divergence(p, p) <= 1e-12).all()

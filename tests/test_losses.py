@@ -191,10 +191,10 @@ def test_on_the_simplex_they_are_cross_entropy_sparsemax_and_entmax_losses(gener
     sparsemax = -(w * z).sum(1) + ((w**2 - tau**2) * (p > 0)).sum(1) / 2 + 0.5
     assert torch.allclose(fenchel_young_loss(P, w, z), sparsemax, atol=1e-12)
     for alpha in (1.2, 1.5, 2.0):
-        f = cvxsst.Tsallis(alpha)
-        p = cvxsst.softmax(P, w, f)
+        entmax = cvxsst.Tsallis(alpha)
+        p = cvxsst.softmax(P, w, entmax)
         entropy = (1 - (p**alpha).sum(1)) / (alpha * (alpha - 1))
-        assert torch.allclose(fenchel_young_loss(P, w, z, f), ((p - z) * w).sum(1) + entropy, atol=1e-9)
+        assert torch.allclose(fenchel_young_loss(P, w, z, entmax), ((p - z) * w).sum(1) + entropy, atol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ is tested against that. The first two groups need nothing of P but its argmax (`
     ------------------------------------  ------------------------------------------------------  --------------------
     ``Reinforce``, ``BatchMean``,         of E[cost], by log probabilities: of the utilities      1 call a sample
     ``LeaveOneOut``, ``MovingAverage``,   w of a ``StochasticArgmax``, or of the structures z
-    ``NVIL``                              of a ``Gibbs``
+    ``NVIL``                              of a ``Gibbs``, or of the trace of a greedy algorithm
+                                          (``sample_trace(P, theta)``)
     ====================================  ======================================================  ====================
 
 Noise: ``SumOfGamma(k)``, and any ``torch.distributions`` distribution of one number. ``AdaptiveStrength`` chooses the
@@ -37,6 +38,7 @@ from cvxsst.estimators.noise import SumOfGamma
 from cvxsst.estimators.perturbed import perturbed_argmax, perturbed_loss
 from cvxsst.estimators.score_function import NVIL, BatchMean, LeaveOneOut, MovingAverage, Reinforce
 from cvxsst.estimators.spo import regret, spo_plus_loss
+from cvxsst.estimators.traces import sample_trace
 
 __all__ = [
     "NVIL",
@@ -52,6 +54,7 @@ __all__ = [
     "perturbed_argmax",
     "perturbed_loss",
     "regret",
+    "sample_trace",
     "spo_plus_loss",
     "straight_through",
 ]

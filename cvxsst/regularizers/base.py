@@ -125,6 +125,7 @@ class Regularizer(ABC):
 
 
 LIGHT = 1e-6  # least weight of an entry, relative to the largest
+MOST_NUMBERS = 2**16  # entries of the equalities of P, beyond which they are let be
 
 
 def balanced(P: Polytope, u: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -134,7 +135,7 @@ def balanced(P: Polytope, u: torch.Tensor, weight: torch.Tensor) -> torch.Tensor
     Only where P has been presolved, as small declarations are when they are made: any combination is right, none too.
     """
     presolved = vars(P).get("presolved")
-    if presolved is None or not len(presolved.hull[0]) or not u.numel():
+    if presolved is None or not 0 < presolved.hull[0].size <= MOST_NUMBERS or not u.numel():
         return u
     E = torch.from_numpy(presolved.hull[0]).to(u)
     weight = weight + LIGHT * weight.amax(dim=1, keepdim=True) + torch.finfo(u.dtype).tiny

@@ -65,7 +65,7 @@ class KKT(Engine[State]):
 
     def times_jacobian(self, state: State, g: torch.Tensor, at: At) -> torch.Tensor:
         (active,), free, chunk = at.kept, state.free.to(g.device), state.chunk(g.device)
-        if not len(free):
+        if not len(free) or not len(g):
             return torch.zeros_like(g)
         whole = len(free) == g.shape[1]
         z = at.z
