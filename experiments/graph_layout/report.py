@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 COMMITTED = Path(__file__).parent / "results"
 TIMING = "timing.json"  # beside the results; made by timing.py
+MARKERS = "os^Dv*X"
 
 
 METRICS = (
@@ -107,34 +108,46 @@ TABLE = Comparison(
 )
 
 
-def draw_curves(found: list[dict[str, Any]]) -> Figure:
-    """ELBO and precision on the validation set against the training step, one column for each T."""
+def draw_curves(found: list[Result]) -> Figure:
+    """ELBO and precision on the validation set against the training step, one column for each T.
+
+    A color for each line of the table; seeds share it. Steps are on a logarithmic axis, for many runs are short and end
+    where the long ones begin. The ELBO is cut below the worst final one: first validations may lie far below.
+    """
     from matplotlib.figure import Figure
 
     lengths = sorted({result["config"]["length"] for result in found})
-    figure = Figure(figsize=(5.2 * len(lengths), 7.2), layout="constrained")
+    figure = Figure(figsize=(5.2 * len(lengths), 8), layout="constrained")
     axes = figure.subplots(2, len(lengths), squeeze=False, sharex="col")
-    colours = {name: f"C{number}" for number, name in enumerate(EDGES)}
-    styles = dict(zip(GRADIENTS, ("-", "--", ":", "-.", (0, (1, 3)), (0, (5, 1, 1, 1, 1, 1))), strict=True))
+    kinds = [(edges, gradient) for edges in EDGES for gradient in GRADIENTS]
+    kinds = [kind for kind in kinds if any(_kind(result) == kind for result in found)]
     labelled: dict[str, Any] = {}
     for (elbo, precision), length in zip(axes.T, lengths, strict=True):
-        for result in found:
-            config, history = result["config"], result["history"]
-            if config["length"] != length:
-                continue
-            edges, gradient = config["edges"], config["gradient"]
+        runs_of_length = [result for result in found if result["config"]["length"] == length]
+        for result in runs_of_length:
+            (edges, gradient), history = _kind(result), result["history"]
             label = EDGES[edges].label + (f", {GRADIENTS[gradient].label}" if gradient != "relaxed" else "")
-            style = {"color": colours[edges], "linestyle": styles[gradient], "label": label}
+            number = kinds.index((edges, gradient))
+            style = {"color": f"C{number % 10}", "marker": MARKERS[number % len(MARKERS)], "label": label}
             steps = [line["step"] for line in history]
-            elbo.plot(steps, [line["elbo"] for line in history], **style)
-            precision.plot(steps, [100 * line["precision"] for line in history], **style)
-        elbo.set(title=f"T = {length}", ylim=(-6000, 0))  # the first validations lie far below
-        precision.set(xlabel="training step", ylim=(0, 100))
+            elbo.plot(steps, [line["elbo"] for line in history], markersize=5, **style)
+            precision.plot(steps, [100 * line["precision"] for line in history], markersize=5, **style)
+        worst = min(result["history"][-1]["elbo"] for result in runs_of_length)
+        elbo.set(title=f"T = {length}", ylim=(1.05 * min(worst, 0), None))
+        marks = sorted({line["step"] for result in runs_of_length for line in result["history"]})
+        marks = [step for step in marks if step == marks[-1] or (marks[-1] / step).is_integer()]
+        precision.set(xlabel="training step", ylim=(0, 100), xscale="log")
+        precision.set_xticks(marks, [f"{step:,}" for step in marks])
+        precision.minorticks_off()
         labelled |= zip(*reversed(precision.get_legend_handles_labels()), strict=True)  # seeds and columns share labels
     figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=3, fontsize="small")
     axes[0, 0].set_ylabel("validation ELBO")
     axes[1, 0].set_ylabel("edge precision, %")
     return figure
+
+
+def _kind(result: Result) -> tuple[str, str]:
+    return result["config"]["edges"], result["config"]["gradient"]
 
 
 @torch.no_grad()
