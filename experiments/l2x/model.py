@@ -55,10 +55,10 @@ class Complex(nn.Module):
         self.everywhere, self.last = nn.Linear(width, width), convolution(2 * width, width, 1)
 
     def forward(self, e: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        first = F.relu(self.first(e))
-        near = F.relu(self.wider(F.relu(self.near(first))))
-        most = (first * real[:, None]).amax(-1)  # what relu gives is not negative
-        everywhere = F.relu(self.everywhere(most))[..., None].expand_as(near)
+        real = real[:, None]  # padding is 0 everywhere, as what lies beyond it
+        first = F.relu(self.first(e)) * real
+        near = F.relu(self.wider(F.relu(self.near(first)) * real))
+        everywhere = F.relu(self.everywhere(first.amax(-1)))[..., None].expand_as(near)
         both = F.dropout(torch.cat([everywhere, near], 1), DROPOUT, self.training)
         return F.relu(self.last(both))
 
