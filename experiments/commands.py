@@ -5,10 +5,11 @@ An experiment is a module with functions named after verbs, as many of them as i
 
 import typer
 
+from experiments.connectome import commands as connectome
 from experiments.graph_layout import commands as graph_layout
 from experiments.listops import commands as listops
 
-EXPERIMENTS = {"graph-layout": graph_layout, "listops": listops}
+EXPERIMENTS = {"connectome": connectome, "graph-layout": graph_layout, "listops": listops}
 
 
 def verb(name: str, help: str) -> typer.Typer:  # noqa: A002 - Typer's own word
