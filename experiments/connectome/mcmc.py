@@ -41,30 +41,40 @@ def _renamed(sums: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
 def swapped(places: torch.Tensor, W: torch.Tensor, worms: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """The places ``(B, n)`` after so many proposals; those that are not allowed are not made."""
     w = W.double().numpy()
-    K = w.T @ w
+    A = np.stack([w, w.T, -w.T @ w], 1)
     random = np.random.default_rng(int(torch.randint(2**62, ())))
     now = places.numpy().copy()
     for m, place in enumerate(now):
-        C, D = (worms[name][m].double().numpy() for name in ("lagged", "past"))
+        C, D = (_renamed(worms[name][m], places[m]).numpy() for name in ("lagged", "past"))
+        sums = np.stack([C, C.T, D], 1)
         allowed = worms["allowed"][m].numpy()
         free = np.flatnonzero(allowed.sum(1) > 1)
-        if len(free) < 2:
-            continue
-        for i, k in zip(random.choice(free, PROPOSALS), random.choice(free, PROPOSALS), strict=True):
-            if i == k or not (allowed[i, place[k]] and allowed[k, place[i]]):
-                continue
-            gain = change(place, i, k, w, C) - change(place, i, k, K, D) / 2
-            if np.log(random.random()) < gain:
-                place[i], place[k] = place[k], place[i]
+        if len(free):
+            _propose(place, allowed, A, sums, random.choice(free, (PROPOSALS, 2)), random.random(PROPOSALS))
     return torch.from_numpy(now)
 
 
-def change(place: np.ndarray, i: int, k: int, A: np.ndarray, C: np.ndarray) -> float:
-    """<A, P C P'> after neurons i and k changed places, less what it is."""
-    other = place.copy()
-    other[i], other[k] = place[k], place[i]
-    pair = [i, k]
-    rows = (A[pair] * (C[np.ix_(other[pair], other)] - C[np.ix_(place[pair], place)])).sum()
-    columns = (A[:, pair] * (C[np.ix_(other, other[pair])] - C[np.ix_(place, place[pair])])).sum()
-    corner = (A[np.ix_(pair, pair)] * (C[np.ix_(other[pair], other[pair])] - C[np.ix_(place[pair], place[pair])])).sum()
-    return float(rows + columns - corner)
+def _propose(
+    place: np.ndarray, allowed: np.ndarray, A: np.ndarray, sums: np.ndarray, pairs: np.ndarray, chances: np.ndarray
+) -> None:
+    """Changes ``place`` and ``sums``, those under the names of the neurons, with every proposal that is taken."""
+    for (i, k), chance in zip(pairs, np.log(chances), strict=True):
+        possible = i != k and allowed[i, place[k]] and allowed[k, place[i]]
+        if possible and chance < gain(A, sums, i, k):
+            place[[i, k]] = place[[k, i]]
+            sums[[i, k]] = sums[[k, i]]
+            sums[:, :, [i, k]] = sums[:, :, [k, i]]
+
+
+def gain(A: np.ndarray, sums: np.ndarray, i: int, k: int) -> float:
+    """<W, C> - <W'W, D> / 2 once neurons i and k have changed places, less what it is.
+
+    A is W, W' and -W'W, sums C, C' and D, ``(n, 3, n)``. D and W'W are symmetric: their columns are their rows.
+    """
+    d, e = A[i] - A[k], sums[k] - sums[i]
+    apart = np.vdot(d, e) - np.vdot(d[:, [i, k]], e[:, [i, k]])
+    here, there = A[[i, k]][:, :, [i, k]], sums[[i, k]][:, :, [i, k]]
+    alone = (here[0, 0, 0] - here[1, 0, 1]) * (there[1, 0, 1] - there[0, 0, 0])
+    crossed = (here[0, 0, 1] - here[1, 0, 0]) * (there[1, 0, 0] - there[0, 0, 1])
+    past = (here[0, 2, 0] - here[1, 2, 1]) * (there[1, 2, 1] - there[0, 2, 0]) / 2
+    return float(apart + alone + crossed + past)
