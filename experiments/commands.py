@@ -5,12 +5,19 @@ An experiment is a module with functions named after verbs, as many of them as i
 
 import typer
 
+from experiments.connectome import commands as connectome
 from experiments.graph_layout import commands as graph_layout
 from experiments.l2x import commands as l2x
 from experiments.l2x import reviews
 from experiments.listops import commands as listops
 
-EXPERIMENTS = {"graph-layout": graph_layout, "listops": listops, "l2x": l2x, "reviews": reviews}
+EXPERIMENTS = {
+    "connectome": connectome,
+    "graph-layout": graph_layout,
+    "listops": listops,
+    "l2x": l2x,
+    "reviews": reviews,
+}
 
 
 def verb(name: str, help: str) -> typer.Typer:  # noqa: A002 - Typer's own word

@@ -40,6 +40,7 @@ ASTRAY = 50.0  # a step of Newton after which none has been seen to arrive
 ROUNDING = 1e-13  # of the column sums
 COOLING = 2.0
 MILD = 20.0  # spread of u at which the continuation starts
+LONGEST = 4.0  # step of it: through prices of patterns of -inf that leave little choice longer ones get lost
 STAGES = 50
 NOTHING = 1e-100  # weights below are as good as none
 
@@ -143,6 +144,7 @@ def _by_cooling(u: torch.Tensor) -> torch.Tensor:
     for _ in range(STAGES):
         db, miss, relative = _newton_step(_rows(s[..., None] * u, b))
         size = db.abs().amax(-1, keepdim=True)
+        db = db * (LONGEST / size.clamp_min(LONGEST))
         right = relative <= ROUNDING + 8 * EPS * spread
         close = (size <= CLOSE) & (miss <= CLOSE)
         stalled = (size <= 1e-2) & (miss <= ROUNDING) & (size > 0.5 * last)

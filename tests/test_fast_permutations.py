@@ -170,6 +170,25 @@ def test_random_masks_over_six_decades(regularizer, generator: torch.Generator) 
     assert (fast - kkt).nan_to_num().abs().max() <= 1e-8
 
 
+@pytest.mark.parametrize("regularizer", ENTRYWISE, ids=str)
+@pytest.mark.parametrize("n", [5, 20, 60])
+def test_patterns_that_leave_little_choice(n: int, regularizer, generator: torch.Generator) -> None:
+    """A pattern for each instance: next to nothing beside a permutation, bands, many a forced entry."""
+    P, i = polytopes.birkhoff(n), torch.arange(n)
+    w = utilities(P, 24, generator=generator, scale=3.0)
+    allowed = torch.rand(w.shape, generator=generator) < 1.5 / n + 0.1 * torch.arange(24)[:, None, None] / 24
+    allowed[::2] |= (i[:, None] - i).abs() < 2 + n // 8
+    for m, own in enumerate(allowed):
+        known = torch.randperm(n, generator=generator)[: m * n // 24]
+        own[known], own[:, known] = False, False
+        own[i, i] = True
+    w = w.masked_fill(~allowed, -torch.inf)[:, :, torch.randperm(n, generator=generator)]
+    z = cvxsst.softmax(P, w, regularizer, engine="fast", on_failure="nan")
+    judged = cvxsst.certificate(P, z, w, regularizer)
+    assert judged.infeasibility.max() <= 1e-9
+    assert judged.gap.abs().max() <= 1e-9 * n
+
+
 def test_minus_infinity_on_the_permutahedron_is_nan_alone() -> None:
     u = torch.tensor([[1.0, -torch.inf, 2.0], [0.0, 3.0, 1.0]])
     for path in set(polytopes.permutahedron.softmax_paths.values()):
