@@ -77,11 +77,11 @@ def chosen_engine(P: Polytope, regularizer: Regularizer, name: str) -> Solver:
         first = next(able(P, regularizer), None)
         if first is not None:
             return Solver(first, lambda: (engine for engine in able(P, regularizer) if engine is not first))
-        reasons = "; ".join(f"{engine.name}: {engine.refusal(P, regularizer)}" for engine in ENGINES.values())
+        reasons = "; ".join(f"{engine.name}: {engine.objection(P, regularizer)}" for engine in ENGINES.values())
         raise NoFastPathError(f"no engine can solve {regularizer!r} over {P!r}: {reasons}")
     if name not in ENGINES:
         raise ValueError(f"engine: unknown engine {name!r}; choose 'auto' or one of {', '.join(map(repr, ENGINES))}")
-    refusal = ENGINES[name].refusal(P, regularizer)
+    refusal = ENGINES[name].objection(P, regularizer)
     if refusal is not None:
         first = next(able(P, regularizer), None)
         cure = f"use engine={first.name!r} or 'auto'" if first else "no engine can: see @family.log_partition"

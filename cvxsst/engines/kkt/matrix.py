@@ -11,7 +11,10 @@ SMALL = 4096  # entries up to which it is kept dense anyway
 
 
 class Matrix:
-    """``M @ x`` and ``M.T @ y``; sparse by gathers and scatters of whole rows of instances."""
+    """``M @ x`` and ``M.T @ y``; sparse by gathers and scatters of whole rows of instances.
+
+    ``values``: of its entries ``(nnz, 1)``, or different in every instance ``(nnz, B)``.
+    """
 
     def __init__(self, M: sp.sparray):
         entries = sp.coo_array(M)
@@ -29,6 +32,17 @@ class Matrix:
         other.dense = None if self.dense is None else self.dense.to(device)
         other.rows, other.columns, other.values = (t.to(device) for t in (self.rows, self.columns, self.values))
         return other
+
+    def at(self, values: torch.Tensor) -> Matrix:
+        """The same entries with these values, ``(nnz, B)``, in the order of ``rows``."""
+        other = object.__new__(Matrix)
+        other.__dict__.update(self.__dict__)
+        other.dense, other.values = None, values
+        return other
+
+    def of(self, columns: torch.Tensor) -> Matrix:
+        """That of some instances."""
+        return self if self.values.shape[1] == 1 else self.at(self.values[:, columns])
 
     @property
     def T(self) -> Matrix:  # noqa: N802 - as numpy and torch call it

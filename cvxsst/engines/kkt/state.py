@@ -247,10 +247,10 @@ def _interior_program(core: Presolved, f: Separable) -> interior.Program:
     in_domain[torch.from_numpy(said_by_domain(core, f.domain))] = True
     return interior.Program(
         pattern=pattern,
-        b=torch.from_numpy(form.b),
-        h=torch.from_numpy(form.h),
+        b=torch.from_numpy(form.b)[:, None],
+        h=torch.from_numpy(form.h)[:, None],
         n=form.n,
-        start=torch.from_numpy(centre),
+        start=torch.from_numpy(centre)[:, None],
         f=f,
         in_domain=in_domain,
         lengths=torch.from_numpy(_lengths(form.G) ** 2),
@@ -274,9 +274,9 @@ def _box_program(core: Presolved, f: Separable) -> newton.BoxProgram:
         high = np.minimum(high, CAP * (1 + core.bounds[1]))
     return newton.BoxProgram(
         A=Matrix(form.A),
-        b=torch.from_numpy(form.b),
-        low=torch.from_numpy(low),
-        high=torch.from_numpy(high),
+        b=torch.from_numpy(form.b)[:, None],
+        low=torch.from_numpy(low)[:, None],
+        high=torch.from_numpy(high)[:, None],
         center=f.gradient(torch.from_numpy(core.interior)),
         gram=torch.linalg.cholesky(torch.from_numpy((form.A @ form.A.T).toarray())),
         pairs=pairs(form.A),
