@@ -128,6 +128,11 @@ class Polytope:
             _ = self.affine if self.described else self.presolved
 
     @property
+    def unvalued(self) -> Polytope:
+        """Of what ``at`` returns, the polytope without values; else the polytope itself."""
+        return self
+
+    @property
     def size(self) -> int:
         """How many scalars z has."""
         return math.prod(self.shape)
@@ -292,7 +297,7 @@ class PolytopeAt(Polytope):
     """A polytope at values of its parameters: ``P.at(...)``.
 
     Attributes:
-        declared: the polytope without values.
+        unvalued: the polytope without values.
         values: as given.
         theta: ``(*batch, q)``, float64, connected with the values: all parameters in the order of their names.
         batch: the batch dimensions of the values.
@@ -305,7 +310,7 @@ class PolytopeAt(Polytope):
         if theta is None:
             raise ArgumentTypeError(f"at: {declared.name} has no parameters; declare one, cp.Parameter(name='k')")
         dtypes = [value.dtype for value in values.values() if isinstance(value, torch.Tensor)] or [torch.float64]
-        self.declared, self.values = declared, dict(values)
+        self._unvalued, self.values = declared, dict(values)
         self.theta = on_hull(theta, declared.affine.hull, dtypes)
         self.batch = self.theta.shape[:-1]
         self.variable, self.constraints, self._parameters, self.described = None, [], [], ()
@@ -314,8 +319,12 @@ class PolytopeAt(Polytope):
         self.prepared, self._alone = declared.prepared, declared._alone
 
     @property
+    def unvalued(self) -> Polytope:
+        return self._unvalued
+
+    @property
     def parameters(self) -> dict[str, tuple[int, ...]]:
-        return self.declared.parameters
+        return self.unvalued.parameters
 
     @property
     def rows(self) -> np.ndarray:
@@ -335,12 +344,12 @@ class PolytopeAt(Polytope):
                 f"P: {self.name} is one polytope for each instance of the batch {tuple(self.batch)}, and this asks for "
                 "one: give values without batch dimensions"
             )
-        return self.declared.alone(self.rows[0])
+        return self.unvalued.alone(self.rows[0])
 
     def blamed(self, theta: np.ndarray) -> list[str]:
         """The parameters whose values theta ``(q,)`` leave no point; none where there is a point."""
-        names = np.repeat([p.name for p in self.declared.described], [p.size for p in self.declared.described])
-        return sorted(set(names[self.declared.affine_form.conflict(theta)].tolist()))
+        names = np.repeat([p.name for p in self.unvalued.described], [p.size for p in self.unvalued.described])
+        return sorted(set(names[self.unvalued.affine_form.conflict(theta)].tolist()))
 
     @cached_property
     def form(self) -> StandardForm:
@@ -356,7 +365,7 @@ class PolytopeAt(Polytope):
         low, high = np.full(self.size, np.inf), np.full(self.size, -np.inf)
         for theta in np.unique(self.rows, axis=0):
             try:
-                lower, upper = self.declared.alone(theta).bounds
+                lower, upper = self.unvalued.alone(theta).bounds
             except EmptyPolytopeError:
                 continue
             except UnboundedPolytopeError:
@@ -366,7 +375,7 @@ class PolytopeAt(Polytope):
 
     def outside(self, low: float, high: float) -> np.ndarray:
         """By what holds for all values, where that says enough."""
-        lower, upper = self.declared.affine.widest
+        lower, upper = self.unvalued.affine.widest
         doubtful = (lower < low) | (upper > high)
         return super().outside(low, high) if doubtful.any() else np.flatnonzero(doubtful)
 
@@ -376,7 +385,7 @@ class PolytopeAt(Polytope):
         return self.single.vertices()
 
     def __reduce__(self) -> tuple:
-        return PolytopeAt, (self.declared, self.values)
+        return PolytopeAt, (self.unvalued, self.values)
 
 
 def _brief(value: Any) -> str:

@@ -124,17 +124,20 @@ class Program:
 
 @dataclass
 class Solution:
-    """For each instance: x = (z, y) ``(N, B)``, the weights lam / s of G ``(p, B)``, nu ``(m, B)``, and how it went."""
+    """For each instance: x = (z, y) ``(N, B)``, the weights lam / s of G ``(p, B)``, nu ``(m, B)``, lam ``(p, B)``, and
+    how it went."""
 
     x: torch.Tensor
     weight: torch.Tensor
     nu: torch.Tensor
+    lam: torch.Tensor
     residual: torch.Tensor
     iterations: torch.Tensor
 
     def put(self, columns: torch.Tensor, other: Solution) -> None:
         """Replace these instances; their iterations add up."""
-        self.x[:, columns], self.weight[:, columns], self.nu[:, columns] = other.x, other.weight, other.nu
+        self.x[:, columns], self.weight[:, columns] = other.x, other.weight
+        self.nu[:, columns], self.lam[:, columns] = other.nu, other.lam
         self.residual[columns] = other.residual
         self.iterations[columns] += other.iterations
 
@@ -177,7 +180,7 @@ def solve(
     x[: program.n] = _refined(program, u, x[: program.n], nu, lam, flat)
     gap, reach = _duality_gap(program, u, x, nu, lam, flat)
     trusted = gap <= GROSS * max(1.0, size) + GROSS_RELATIVE * reach
-    return Solution(x, lam / best["s"], nu, torch.where(trusted, size * residual, torch.inf), iterations)
+    return Solution(x, lam / best["s"], nu, lam, torch.where(trusted, size * residual, torch.inf), iterations)
 
 
 def _duality_gap(

@@ -53,6 +53,12 @@ class Matrix:
         return other
 
     @property
+    def csr(self) -> sp.csr_array:
+        """All entries, of one instance or of all alike, as SciPy has them."""
+        rows, columns, values = (t.numpy(force=True) for t in (self.rows, self.columns, self.values[:, 0]))
+        return sp.csr_array((values, (rows, columns)), shape=self.shape)
+
+    @property
     def array(self) -> torch.Tensor:
         """All entries."""
         if self.dense is not None:
