@@ -93,4 +93,4 @@ def on_hull(theta: torch.Tensor, hull: tuple[np.ndarray, np.ndarray], dtypes: Se
 def split(parameters: Sequence[Parameter], theta: torch.Tensor) -> dict[str, torch.Tensor]:
     """The value of each parameter, ``(*batch, *its shape)``, of theta ``(*batch, q)``."""
     parts = theta.split([parameter.size for parameter in parameters], dim=-1)
-    return {p.name: part.reshape(*theta.shape[:-1], *p.shape) for p, part in zip(parameters, parts, strict=True)}
+    return {p.name: part.reshape((*theta.shape[:-1], *p.shape)) for p, part in zip(parameters, parts, strict=True)}

@@ -35,26 +35,28 @@ DAMPING = 1e-13
 class BoxProgram:
     """What all instances share; ``pairs`` maps H to A H A', row by row: ``(m * m, n)``.
 
-    With parameters, ``b``, ``low`` and ``high`` are those of one batch, a column for each instance.
+    With parameters, ``b``, ``low``, ``high`` and ``center`` are those of one batch, a column for each instance.
     """
 
     A: Matrix
     b: torch.Tensor  # ``(m, 1)``
     low: torch.Tensor  # ``(n, 1)``
     high: torch.Tensor
-    center: torch.Tensor  # phi' at an interior point
+    center: torch.Tensor  # phi' at an interior point, ``(n, 1)``
     gram: torch.Tensor  # Cholesky factor of A A'
     pairs: Matrix
     f: Separable
+    ratio: torch.Tensor | None = None  # the bound that each row of G is ``(p, B)``, with parameters
 
     def to(self, device: torch.device) -> BoxProgram:
-        moved: dict[str, Any] = {name: t.to(device) for name, t in vars(self).items() if name != "f"}
+        moved: dict[str, Any] = {name: t.to(device) for name, t in vars(self).items() if name not in ("f", "ratio")}
         return BoxProgram(**moved, f=self.f)
 
     def of(self, columns: torch.Tensor) -> BoxProgram:
         """That of some instances."""
-        b, low, high = (t if t.shape[1] == 1 else t[:, columns] for t in (self.b, self.low, self.high))
-        return replace(self, b=b, low=low, high=high)
+        names = ("b", "low", "high", "center", "ratio")
+        parts = {name: part for name in names if (part := getattr(self, name)) is not None and part.shape[1] > 1}
+        return replace(self, **{name: part[:, columns] for name, part in parts.items()})
 
     def normal_matrix(self, H: torch.Tensor) -> torch.Tensor:
         """A H A' ``(B, m, m)``."""
@@ -109,7 +111,7 @@ def solve(
         low, high = (bound.masked_fill(forbidden, 0.0) for bound in box[:2])
         box, steps = Box(low, high, b), STEPS_ON_FACES
     if nu is None:
-        nu = torch.cholesky_solve(A @ (u - program.center[:, None]), program.gram)
+        nu = torch.cholesky_solve(A @ (u - program.center), program.gram)
     z = box.clamped(program.f.primal(u - A.T @ nu))
     miss = A @ z - b
     found = BoxSolution(

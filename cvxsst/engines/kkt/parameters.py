@@ -132,10 +132,12 @@ class BoxMoves:
     Attributes:
         b: of its equalities.
         ratio: the bound that each row of G is, on its ``column``; ``lower``: which of them are lower bounds.
+        start: z near the middle.
     """
 
     b: Affine
     ratio: Affine
+    start: Affine
     column: torch.Tensor
     lower: torch.Tensor
 
@@ -143,13 +145,14 @@ class BoxMoves:
         return BoxMoves(*(part.to(device) for part in vars(self).values()))
 
     @staticmethod
-    def of(form: AffineForm, program: newton.BoxProgram) -> BoxMoves:
+    def of(form: AffineForm, program: newton.BoxProgram, start: Affine, unit: torch.Tensor) -> BoxMoves:
         r = _scales(form.zero.A, np.ones(form.zero.columns), program.A)
         G = form.zero.G
         a = G.data
         return BoxMoves(
             b=Affine.of(r * form.zero.b, sp.diags_array(r) @ form.db),
             ratio=Affine.of(form.zero.h / a, sp.diags_array(1 / a) @ form.dh),
+            start=Affine.of((unit * start.constant)[:, 0].numpy(), sp.diags_array(unit[:, 0].numpy()) @ start.moves.csr),
             column=torch.from_numpy(G.indices.astype(np.int64)),
             lower=torch.from_numpy(a < 0),
         )
@@ -164,7 +167,10 @@ class BoxMoves:
         if np.isfinite(least):
             size = theta.abs().amax(dim=0) if len(theta) else theta.new_zeros(B)
             high = high.minimum(CAP * (1 + program.high.nan_to_num(posinf=1.0)) * (1 + size))
-        return replace(program, b=self.b(theta), low=low, high=high)
+        middle = self.start(theta)
+        middle = middle.maximum(low + MARGIN * middle.abs().mean(dim=0)).minimum(high)
+        center = program.f.gradient(program.f.inside(middle, MARGIN * 1e-2))
+        return replace(program, b=self.b(theta), low=low, high=high, ratio=ratio, center=center)
 
 
 @dataclass
@@ -227,7 +233,9 @@ class ParametricState(State):
             self._numbers = program.pattern.zero
             if core.form.is_box and not affine.form.has_coefficients:
                 self._box[cpu] = box = box_program(core, f)
-                self._box_moves[cpu] = BoxMoves.of(affine.form, box)
+                self._box_moves[cpu] = BoxMoves.of(
+                    affine.form, box, self._moves[cpu].start, program.unit
+                )
             self.width = program.unit[: program.n, 0]
         source = P.affine_form
         self._declared = {cpu: Declared.of(source.at(affine.theta))}
@@ -245,7 +253,7 @@ class ParametricState(State):
             program = on_device(device, self._interior)
             start = program.unit[: program.n] * on_device(device, self._moves).start(theta.T)[: program.n]
             sizes = sizes.maximum(start.abs().amax(dim=0))
-        sizes = sizes.clamp_min(1.0)
+        sizes = sizes.detach().clamp_min(1.0)
         other.size, other.accepted = float(sizes.max()) if B else 1.0, ACCEPTED * sizes
         other.lower = torch.full_like(other.constant, -torch.inf)
         fixed = torch.from_numpy(self.affine.fixed).to(device)
@@ -322,11 +330,11 @@ class ParametricState(State):
         return (G @ slope) * rough.active / (1 + total[self.box_moving(slope.device).column])
 
     def _of_newton(self, box: newton.BoxProgram, solution: newton.BoxSolution) -> Found:
-        """A row is active where its column is held at the bound that the row is."""
-        moves = self.box_moving(solution.z.device)
-        bound = torch.where(moves.lower[:, None], box.low[moves.column], box.high[moves.column])
-        z = solution.z[moves.column]
-        active = ((solution.inside[moves.column] == 0) & (z == bound)).to(z)
+        """A row is active where its column is held at the bound that the row is; equal rows share it."""
+        column = self.box_moving(solution.z.device).column
+        active = ((solution.inside[column] == 0) & (solution.z[column] == box.ratio)).to(solution.z)
+        count = torch.zeros_like(solution.z).index_add(0, column, active)
+        active = active / count[column].clamp_min(1.0)
         return Found(solution.z, active, solution.residual, solution.iterations, solution.z[:0])
 
 

@@ -78,6 +78,7 @@ class Declared:
     def of(form: StandardForm) -> Declared:
         def unit_rows(rows: sp.csr_array, right: np.ndarray) -> tuple[Matrix, torch.Tensor]:
             rows, right = divided(rows, right, _lengths(rows))
+            rows.sort_indices()
             return Matrix(rows), torch.from_numpy(right)[:, None]
 
         return Declared(*unit_rows(form.A, form.b), *unit_rows(form.G, form.h))
@@ -315,7 +316,7 @@ def box_program(core: Presolved, f: Separable) -> newton.BoxProgram:
         b=torch.from_numpy(form.b)[:, None],
         low=torch.from_numpy(low)[:, None],
         high=torch.from_numpy(high)[:, None],
-        center=f.gradient(torch.from_numpy(core.interior)),
+        center=f.gradient(torch.from_numpy(core.interior))[:, None],
         gram=torch.linalg.cholesky(torch.from_numpy((form.A @ form.A.T).toarray())),
         pairs=pairs(form.A),
         f=f,
