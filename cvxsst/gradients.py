@@ -118,6 +118,7 @@ def settled(z: torch.Tensor, info: Info | None, problem: Problem, on_failure: st
     if on_failure == "raise":
         if holds(info.empty):
             problem.raise_empty(info.empty)
+        problem.raise_for_values(failed)
         instances, residuals = problem.instances(failed), shown(info.residual)[shown(failed)].tolist()
         raise ConvergenceError(
             f"the solve did not reach its tolerance{named(instances, ' in instances ')} (residuals "

@@ -29,7 +29,7 @@ from cvxsst.geometry.parametric import (
     parameters_of,
     presolve_affine,
 )
-from cvxsst.geometry.presolve import Presolved, extremes, is_feasible, presolve
+from cvxsst.geometry.presolve import Presolved, endless, extremes, is_feasible, presolve
 from cvxsst.geometry.vertices import MOST, QHULL_DIMENSION, listed, search
 from cvxsst.parameters import named, on_hull, split, stacked
 from cvxsst.values import plainly, shown
@@ -59,6 +59,10 @@ class Knowledge(Protocol):
     padding: Any
 
     def softmax(self, regularizer: type) -> Map | None: ...
+    def at(self, values: dict[str, torch.Tensor]) -> Knowledge:
+        """The same at these values of the parameters, which its functions receive as keywords."""
+        ...
+
     def reduce(self) -> tuple | None:
         """How pickle names the polytope, if another process can find it."""
 
@@ -181,6 +185,10 @@ class Polytope:
         except EmptyPolytopeError as error:
             raise EmptyPolytopeError(f"{self.name}, whatever {named(self.described)} may be: {error}") from None
 
+    def knowledge_at(self, theta: torch.Tensor) -> Knowledge | None:
+        """What is known of the polytope at theta ``(*batch, q)``; its functions receive the values by name."""
+        return None if self.knowledge is None else self.knowledge.at(split(self.described, theta))
+
     def alone(self, theta: np.ndarray) -> Polytope:
         """The polytope at one value of theta ``(q,)``, a declaration without parameters."""
         values = ", ".join(f"{name}={_brief(value)}" for name, value in split(self.described, torch.tensor(theta)).items())
@@ -188,6 +196,15 @@ class Polytope:
         return self._alone.get(
             theta.tobytes(), lambda: _rebuild(self.shape, name, self.affine_form.at(theta), recognize=False)
         )
+
+    def blamed(self, theta: np.ndarray) -> list[str]:
+        """The parameters whose values theta ``(q,)`` leave no point; none where there is a point."""
+        names = np.repeat([p.name for p in self.described], [p.size for p in self.described])
+        return sorted(set(names[self.affine_form.conflict(theta)].tolist()))
+
+    def is_endless(self, theta: np.ndarray) -> bool:
+        """Whether the polytope at theta ``(q,)``, if it has a point, has no bound."""
+        return not self.affine.bounded and bool(np.any(endless(self.affine_form.at(theta))))
 
     @cached_property
     def form(self) -> StandardForm:
@@ -314,7 +331,8 @@ class PolytopeAt(Polytope):
         self.theta = on_hull(theta, declared.affine.hull, dtypes)
         self.batch = self.theta.shape[:-1]
         self.variable, self.constraints, self._parameters, self.described = None, [], [], ()
-        self.shape, self.recognize, self.knowledge = declared.shape, False, declared.knowledge
+        self.shape, self.recognize = declared.shape, False
+        self.knowledge = declared.knowledge_at(self.theta)
         self.name = f"{declared.name}.at({', '.join(f'{name}={_brief(value)}' for name, value in values.items())})"
         self.prepared, self._alone = declared.prepared, declared._alone
 
@@ -345,11 +363,6 @@ class PolytopeAt(Polytope):
                 "one: give values without batch dimensions"
             )
         return self.unvalued.alone(self.rows[0])
-
-    def blamed(self, theta: np.ndarray) -> list[str]:
-        """The parameters whose values theta ``(q,)`` leave no point; none where there is a point."""
-        names = np.repeat([p.name for p in self.unvalued.described], [p.size for p in self.unvalued.described])
-        return sorted(set(names[self.unvalued.affine_form.conflict(theta)].tolist()))
 
     @cached_property
     def form(self) -> StandardForm:

@@ -6,13 +6,14 @@ An entry that -inf forbids is data of its instance: 0 in u, True in ``forbidden`
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from cvxsst.arguments import check_utilities, check_values, checked_polytope, checked_temperature
-from cvxsst.errors import EmptyPolytopeError, some
+from cvxsst.errors import EmptyPolytopeError, UnboundedPolytopeError, some
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import Regularizer, checked_regularizer
 from cvxsst.values import holds, is_finite, shown
@@ -99,6 +100,23 @@ class Problem:
         theta = None if self.theta is None else self.theta[which]
         return replace(self, u=self.u[which], forbidden=forbidden, batch=torch.Size([len(which)]), theta=theta)
 
+    def apart(self) -> Iterator[tuple[torch.Tensor, Problem]]:
+        """The inspected problem, for each value of the parameters a problem over the polytope there, with its rows.
+
+        Raises:
+            EmptyPolytopeError, UnboundedPolytopeError: values that leave no point, or no bound; names the instance.
+        """
+        assert self.theta is not None
+        values, which = np.unique(self.theta.detach().cpu().numpy(), axis=0, return_inverse=True)
+        for k, theta in enumerate(values):
+            rows = torch.from_numpy(np.flatnonzero(which.reshape(-1) == k)).to(self.u.device)
+            P = self.P.unvalued.alone(theta)
+            try:
+                _ = P.presolved
+            except (EmptyPolytopeError, UnboundedPolytopeError):
+                self.raise_for_values(torch.zeros(len(self.u), dtype=torch.bool).index_fill(0, rows.cpu(), True))
+            yield rows, replace(self.rows(rows), P=P, theta=None)
+
     def shaped(self, z: torch.Tensor) -> torch.Tensor:
         """``(B, n)`` in the shape and dtype of the result."""
         shape = (*self.batch, *self.P.shape)
@@ -111,20 +129,29 @@ class Problem:
         return [tuple(index) for index in found.tolist()]
 
     def raise_empty(self, empty: torch.Tensor) -> None:
-        if self.theta is not None:
-            self._raise_for_values(empty)
+        self.raise_for_values(empty)
         raise EmptyPolytopeError(
             f"w: the -inf entries{named(self.instances(empty), ' of instances ')} forbid every structure; allow at "
             "least one"
         )
 
-    def _raise_for_values(self, empty: torch.Tensor) -> None:
-        """Raise if it is the values of the parameters that leave no point, or no bound, in one of these instances."""
-        for index, theta in zip(self.instances(empty), self._thetas(empty), strict=False):
-            blamed = self.P.blamed(theta)
+    def raise_for_values(self, failed: torch.Tensor) -> None:
+        """Raise if it is the values of parameters that leave no point, or no bound, in one of these instances."""
+        if self.theta is None:
+            return
+        for index, theta in zip(self.instances(failed), self._thetas(failed), strict=True):
+            where, P = named([index], " of instance "), self.P.unvalued
+            blamed = P.blamed(theta)
             if blamed:
-                where = named([index], " of instance ")
-                raise EmptyPolytopeError(f"{', '.join(blamed)}: the values{where} leave no point of {self.P!r}")
+                raise EmptyPolytopeError(
+                    f"{', '.join(blamed)}: the values{where} leave no point of {P.alone(theta)!r}; on_failure='nan' keeps "
+                    "the other instances"
+                )
+            if P.is_endless(theta):
+                raise UnboundedPolytopeError(
+                    f"{', '.join(P.parameters)}: at the values{where} {P.alone(theta)!r} has no bound in some entries; "
+                    "add constraints that hold for all values, for example 0 <= z <= 1"
+                )
 
     def _thetas(self, which: torch.Tensor) -> np.ndarray:
         """theta of the flat positions where ``which`` is True; mapped dimensions come first."""

@@ -71,7 +71,7 @@ def which_engine(P: Polytope, regularizer: Regularizer) -> str:
 
 def chosen_engine(P: Polytope, regularizer: Regularizer, name: str) -> Solver:
     """The engine called ``name``; for ``"auto"`` the first that can solve the problem, the others behind it."""
-    checked_polytope(P)
+    checked_polytope(P, valued=False)
     checked_regularizer(regularizer)
     if name == "auto":
         first = next(able(P, regularizer), None)
@@ -91,6 +91,6 @@ def chosen_engine(P: Polytope, regularizer: Regularizer, name: str) -> Solver:
 
 def able(P: Polytope, f: Regularizer) -> Iterator[Engine[Any]]:
     """The engines that can solve the problem, in the order in which ``engine="auto"`` asks them."""
-    engines = list(ENGINES.values())
+    engines = [engine for engine in ENGINES.values() if engine.parametric or not P.parameters]
     yield from (engine for engine in engines if engine.preferred(P, f) and engine.supports(P, f))
     yield from (engine for engine in engines if not engine.preferred(P, f) and engine.supports(P, f))

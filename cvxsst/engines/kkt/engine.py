@@ -89,7 +89,7 @@ class KKT(Engine[State]):
         look = torch.ones_like(failed) if not state.affine.bounded else failed
         for i in look.nonzero().flatten().tolist():
             if not state.affine.bounded:
-                endless[i] = state.is_endless(thetas[i])
+                endless[i] = state.P.is_endless(thetas[i])
             if endless[i] or not failed[i]:
                 continue
             one = torch.tensor([i], device=z.device)

@@ -36,7 +36,7 @@ from cvxsst.engines.kkt.state import (
 )
 from cvxsst.geometry.canonical import StandardForm
 from cvxsst.geometry.parametric import AffineForm, AffinePresolved
-from cvxsst.geometry.presolve import Presolved, affine_hull, endless
+from cvxsst.geometry.presolve import Presolved, affine_hull
 from cvxsst.polytope import Polytope
 from cvxsst.regularizers import Separable
 
@@ -293,10 +293,6 @@ class ParametricState(State):
     def more(self) -> int:  # type: ignore[override]
         form = self.affine.form
         return form.zero.lifted + len(form.zero.b) + len(form.zero.h) if form.has_coefficients and len(self.free) else 0
-
-    def is_endless(self, theta: np.ndarray) -> bool:
-        """Whether P(theta), if it has a point, has no bound."""
-        return bool(np.any(endless(self.affine.source.at(theta))))
 
     def with_fixed(self, g: torch.Tensor, at: At, times_hessian: Product) -> torch.Tensor:
         """The product for all entries, by that for the free ones: the fixed ones move with theta alone. It is not told
