@@ -12,10 +12,11 @@ from cvxsst.polytope import Polytope
 from cvxsst.values import look
 
 
-def checked_polytope(P: Polytope, valued: bool = True) -> Polytope:
-    """The argument ``P`` of the public functions; ``valued``: its parameters, if it has any, must have values."""
+def checked_polytope(P: Polytope, valued: bool = True, single: bool = False) -> Polytope:
+    """The argument ``P`` of the public functions; ``valued``: its parameters, if it has any, must have values;
+    ``single``: without batch dimensions."""
     if isinstance(P, Polytope):
-        if valued and P.theta is None and P.parameters:
+        if (valued and P.theta is None and P.parameters) or (single and P.batch):
             _ = P.form  # says so
         return P
     if isinstance(P, Family):

@@ -42,7 +42,11 @@ class InPolytope(constraints.Constraint):
     def check(self, value: torch.Tensor) -> torch.Tensor:
         batch = value.shape[: value.dim() - self.event_dim]
         rows = value.detach().to("cpu", torch.float64).reshape(batch.numel(), self.P.size).numpy()
-        far = [self.P.presolved.distance(row) if bool((abs(row) < 1e9).all()) else float("inf") for row in rows]
+        polytopes = self.P.instances(batch)
+        far = [
+            P.presolved.distance(row) if bool((abs(row) < 1e9).all()) else float("inf")
+            for P, row in zip(polytopes, rows, strict=True)
+        ]
         tolerance = 1e-6 if value.dtype == torch.float64 else 1e-4
         inside = torch.tensor(far, dtype=torch.float64) <= tolerance
         return inside.reshape(batch).to(value.device)
@@ -74,9 +78,13 @@ class _Perturbed(Distribution):
             raise ValueError(
                 f"utilities: event_shape {tuple(utilities.event_shape)} has more dimensions than {P!r}, {P.shape}"
             )
+        batch, inner = whole[: len(whole) - event], whole[len(whole) - event :]
+        joined = torch.broadcast_shapes(batch, P.batch)
+        if joined != batch:
+            utilities = utilities.expand(joined + inner[: event - len(utilities.event_shape)])
         self.utilities, self.P = utilities, P
         self._settings: dict[str, Any] = {}  # the other arguments
-        super().__init__(whole[: len(whole) - event], torch.Size(P.shape), validate_args=validate_args)
+        super().__init__(joined, torch.Size(P.shape), validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
         inner = self.event_shape[: len(self.event_shape) - len(self.utilities.event_shape)]

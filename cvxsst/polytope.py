@@ -260,6 +260,10 @@ class Polytope:
 
         return plainly(lambda: extremes(self.form, farthest, ORACLE_CALLS))
 
+    def instances(self, batch: torch.Size) -> list[Polytope]:
+        """That of each instance of a batch, row by row: itself, or those at the values of its parameters."""
+        return [self] * batch.numel()
+
     def outside(self, low: float, high: float) -> np.ndarray:
         """Indices of the entries of z that may be below ``low`` or above ``high``."""
         lower, upper = self.bounds
@@ -386,6 +390,10 @@ class PolytopeAt(Polytope):
             low, high = np.minimum(low, lower), np.maximum(high, upper)
         return low, high
 
+    def instances(self, batch: torch.Size) -> list[Polytope]:
+        theta = shown(self.theta.expand(*batch, self.theta.shape[-1]))
+        return [self.unvalued.alone(row) for row in theta.reshape(-1, theta.shape[-1])]
+
     def outside(self, low: float, high: float) -> np.ndarray:
         """By what holds for all values, where that says enough."""
         lower, upper = self.unvalued.affine.widest
@@ -406,7 +414,7 @@ def _brief(value: Any) -> str:
     shape = tuple(value.shape) if isinstance(value, torch.Tensor | np.ndarray) else None
     if shape == ():
         try:
-            return f"{float(value):g}"
+            return f"{float(value.detach() if isinstance(value, torch.Tensor) else value):g}"
         except RuntimeError:  # vmap hides it
             return "tensor"
     return f"{value!r:.20}" if shape is None else f"tensor of shape {shape}"

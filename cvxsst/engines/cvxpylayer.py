@@ -155,9 +155,11 @@ class CvxpyLayerEngine(Engine["ConeProgram | AtValues"]):
 
     def times_jacobian(self, state: ConeProgram | AtValues, g: torch.Tensor, at: At) -> torch.Tensor:
         J, n = at.kept[0], at.z.shape[1]
-        dz = (J @ g[..., None])[..., 0]
+        dz = (J[..., :n] @ g[:, :n, None])[..., 0]
         if g.shape[1] == n:
             return dz
+        gt = g[:, None, n:]
+        dz = dz + torch.where(gt == 0, 0.0, J[..., n:] * gt).sum(dim=2)  # NaN only where it is asked for
         return torch.cat([dz, (J[..., n:].mT @ g[:, :n, None])[..., 0]], dim=1)
 
 

@@ -103,6 +103,9 @@ class Rescue:
         wide = product.shape[1] - self.problem.inputs.shape[1]  # an engine may have inputs of its own
         if wide:
             product, g, inputs = (t[:, :-wide] for t in (product, g, inputs))
+        theta, n = self.problem.theta, self.problem.P.size
+        if theta is not None and not theta.requires_grad:  # what is not asked for need not be known
+            product = torch.cat([product[:, :n], torch.nan_to_num(product[:, n:])], dim=1)
         problem = replace(self.problem.at(inputs), forbidden=forbidden, batch=inputs.shape[:1])
         for engine in self.solver.others():
             lost = _lost(product, g)

@@ -77,7 +77,7 @@ class KKT(Engine[State]):
     ) -> Solution:
         """What the batch did not solve, each as a declaration of its own; ``beside`` ``(B, .)``: y and the multipliers.
 
-        Where no P(theta) is known to be bounded, each is looked at.
+        Where not every P(theta) is known to be bounded, each is looked at.
         """
         assert state.theta is not None
         (z, _, residual, iterations, _, (active,), _), f = solution, state.f
@@ -85,31 +85,32 @@ class KKT(Engine[State]):
         empty, endless = torch.zeros_like(untold), torch.zeros_like(untold)
         wide = u.abs().amax(dim=1) > MANY_DIGITS if u.shape[1] else torch.zeros_like(untold)
         failed = ~(residual <= state.accepted) | wide
+        doubtful = failed | state.is_degenerate(z, active)
         thetas = state.theta.cpu().numpy()
-        look = torch.ones_like(failed) if not state.affine.bounded else failed
+        look = doubtful if state.affine.bounded else torch.ones_like(failed)
         for i in look.nonzero().flatten().tolist():
-            if not state.affine.bounded:
-                endless[i] = state.P.is_endless(thetas[i])
-            if endless[i] or not failed[i]:
+            endless[i] = state.P.is_endless(thetas[i])
+            if endless[i] or not doubtful[i]:
                 continue
-            one = torch.tensor([i], device=z.device)
-            P = state.P.alone(thetas[i])
-            try:
-                alone = self.solve(self.state(P, f), u[one], None if forbidden is None else forbidden[one])
-            except EmptyPolytopeError:
-                empty[i] = True
-                continue
-            except UnboundedPolytopeError:
-                endless[i] = True
-                continue
-            converged, bound, steps, nothing = alone.told()
-            z[i], residual[i], empty[i] = alone.z[0], bound[0], nothing[0]
-            iterations[i] += steps[0]
-            if bool(converged[0]):
-                told = Alone.of(state, P, thetas[i], u[i], alone.z[0])
-                active[i], untold[i] = told.weight.to(z), told.untold
-                if state.more:
-                    beside[i] = told.beside.to(z)
+            one, P = torch.tensor([i], device=z.device), state.P.alone(thetas[i])
+            if failed[i]:
+                try:
+                    alone = self.solve(self.state(P, f), u[one], None if forbidden is None else forbidden[one])
+                except EmptyPolytopeError:
+                    empty[i] = True
+                    continue
+                except UnboundedPolytopeError:
+                    endless[i] = True
+                    continue
+                converged, bound, steps, nothing = alone.told()
+                z[i], residual[i], empty[i] = alone.z[0], bound[0], nothing[0]
+                iterations[i] += steps[0]
+                if not converged[0]:
+                    continue
+            told = Alone.of(state, P, thetas[i], u[i], z[i])
+            active[i], untold[i] = told.weight.to(z), told.untold
+            if state.more:
+                beside[i] = told.beside.to(z)
         residual = residual.masked_fill(empty | endless, torch.inf)
         outputs = torch.cat([torch.zeros_like(state.theta), beside], dim=1) if state.more else None
         converged = residual <= state.accepted

@@ -53,6 +53,11 @@ class Matrix:
         return other
 
     @property
+    def counts(self) -> torch.Tensor:
+        """How many entries each row has."""
+        return torch.bincount(self.rows, minlength=self.shape[0])
+
+    @property
     def csr(self) -> sp.csr_array:
         """All entries, of one instance or of all alike, as SciPy has them."""
         rows, columns, values = (t.numpy(force=True) for t in (self.rows, self.columns, self.values[:, 0]))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
@@ -22,6 +23,7 @@ import torch
 
 from cvxsst.engines.base import At
 from cvxsst.engines.kkt import interior, newton
+from cvxsst.engines.kkt.interior import EDGE
 from cvxsst.engines.kkt.matrix import Matrix
 from cvxsst.engines.kkt.state import (
     ACCEPTED,
@@ -42,9 +44,17 @@ from cvxsst.regularizers import Separable
 
 MARGIN = 1e-2  # of its size: how far from the ends of the domain an entry starts
 RIGID = 1e-8  # of a move of a column, beside what it changes of the slacks
+TINY = 1e-7  # of what a row could move, what its columns leave it: nothing
+HEAVY = 1e5  # a row that holds, beside the least curvature
+SMALL_SLOPE = 1e-8  # where phi' is infinite at the ends: what is there moves by no more
 MOST_MOVES = 5_000_000  # numbers in the map from theta to the start: with more the start stays
 
 Product = Callable[..., torch.Tensor]
+
+
+def times(M: Matrix, values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """M(values) x for x ``(B, columns)`` and values ``(B, nnz)`` or ``(1, nnz)``, differentiable in both."""
+    return x.new_zeros(len(x), M.shape[0]).index_add(1, M.rows, values * x[:, M.columns])
 
 
 @dataclass
@@ -60,6 +70,14 @@ class Affine:
 
     def __call__(self, theta: torch.Tensor) -> torch.Tensor:
         return self.constant + self.moves @ theta
+
+    def along(self, g: torch.Tensor) -> torch.Tensor:
+        """moves @ g for g ``(B, q)``, ``(B, rows)``, also under ``torch.func`` transforms."""
+        return times(self.moves, self.moves.values.T, g)
+
+    def back(self, y: torch.Tensor) -> torch.Tensor:
+        """moves' y for y ``(B, rows)``, ``(B, q)``."""
+        return times(self.moves.T, self.moves.values.T, y)
 
     def to(self, device: torch.device) -> Affine:
         return Affine(self.constant.to(device), self.moves.to(device))
@@ -244,21 +262,74 @@ class ParametricState(State):
     def at(self, theta: torch.Tensor) -> ParametricState:
         """The state at theta ``(B, q)``."""
         other = copy.copy(self)
-        device, B = theta.device, len(theta)
         other.theta = theta
-        other.constant = theta.new_zeros(B, self.P.size)
-        other.constant[:, torch.from_numpy(self.affine.fixed).to(device)] = self._fixed.to(device)(theta.T).T
-        sizes = other.constant.abs().amax(dim=1) if self.P.size else theta.new_zeros(B)
-        if len(self.free):
-            program = on_device(device, self._interior)
-            start = program.unit[: program.n] * on_device(device, self._moves).start(theta.T)[: program.n]
-            sizes = sizes.maximum(start.abs().amax(dim=0))
-        sizes = sizes.detach().clamp_min(1.0)
-        other.size, other.accepted = float(sizes.max()) if B else 1.0, ACCEPTED * sizes
-        other.lower = torch.full_like(other.constant, -torch.inf)
-        fixed = torch.from_numpy(self.affine.fixed).to(device)
-        other.lower[:, fixed] = other.constant[:, fixed]
         return other
+
+    @property
+    def _values(self) -> torch.Tensor:
+        assert self.theta is not None, "a state without values solves nothing"
+        return self.theta.detach()
+
+    @cached_property
+    def constant(self) -> torch.Tensor:  # type: ignore[override]
+        """z ``(B, n)``, right where P(theta) fixes it for every theta."""
+        theta = self._values
+        constant = theta.new_zeros(len(theta), self.P.size)
+        constant[:, self._on_fixed(theta.device)] = self._fixed.to(theta.device)(theta.T).T
+        return constant
+
+    @cached_property
+    def lower(self) -> torch.Tensor:  # type: ignore[override]
+        fixed = self._on_fixed(self._values.device)
+        lower = torch.full_like(self.constant, -torch.inf)
+        lower[:, fixed] = self.constant[:, fixed]
+        return lower
+
+    @cached_property
+    def sizes(self) -> torch.Tensor:
+        """About the largest entry of each P(theta), 1 at least."""
+        theta, sizes = self._values, self.constant.abs().amax(dim=1) if self.P.size else self._values.new_zeros(1)
+        if len(self.free):
+            program = self.shared_program(theta.device)
+            start = program.unit[: program.n] * self.moving(theta.device).start(theta.T)[: program.n]
+            sizes = sizes.maximum(start.abs().amax(dim=0))
+        return sizes.clamp_min(1.0)
+
+    @property
+    def size(self) -> float:  # type: ignore[override]
+        return float(self.sizes.max()) if len(self.sizes) else 1.0
+
+    @property
+    def accepted(self) -> torch.Tensor:  # type: ignore[override]
+        return ACCEPTED * self.sizes
+
+    def _on_fixed(self, device: torch.device) -> torch.Tensor:
+        return torch.from_numpy(self.affine.fixed).to(device)
+
+    def is_degenerate(self, z: torch.Tensor, active: torch.Tensor) -> torch.Tensor:
+        """Whether some row that holds z ``(B, n)`` runs through columns that are all held at their bounds: together
+        they would let theta move nothing. ``active`` ``(B, p)`` as the derivative takes it; ``(B,)``."""
+        if not len(self.free) or not len(z):
+            return torch.zeros(len(z), dtype=torch.bool, device=z.device)
+        device, program = z.device, self.shared_program(z.device)
+        n, unit, slope = program.n, program.unit, self.f.slope(z[:, self.free.to(device)]).T.clamp_min(0.0)
+        alone = (program.G.counts == 1)[:, None]
+        small = slope.new_tensor(SMALL_SLOPE if self.f.steep else 0.0)
+        if self.shared_box(device) is not None:
+            column = self.box_moving(device).column
+            moves = slope * (1 - torch.zeros_like(slope).index_add(0, column, active.T))
+            return ((program.A.square() @ moves) <= small + TINY * (program.A.square() @ slope)).any(dim=0)
+        weight, curvature = active.T, unit[:n].square() / slope.clamp_min(EDGE)
+        least = curvature.amin(dim=0)
+        D = torch.cat([curvature, least.expand(len(unit) - n, -1)])
+        held = program.G.square().T @ torch.where(alone, weight, 0.0)
+        firm = ~alone & (weight * program.lengths[:, None] > HEAVY * least)
+        found = torch.zeros(len(z), dtype=torch.bool, device=device)
+        for M, counts in ((program.A, None), (program.G, firm)):
+            rows, all_of_them = M.square() @ (1 / (D + held)), M.square() @ (1 / D)
+            bad = rows <= TINY * all_of_them + small
+            found |= (bad if counts is None else bad & counts).any(dim=0)
+        return found
 
     def declared(self, device: torch.device) -> Declared:
         assert self.theta is not None
@@ -297,6 +368,8 @@ class ParametricState(State):
     def with_fixed(self, g: torch.Tensor, at: At, times_hessian: Product) -> torch.Tensor:
         """The product for all entries, by that for the free ones: the fixed ones move with theta alone. It is not told
         where theta moves entries that stand at an end of a domain where phi' is infinite (``untold``)."""
+        if not len(g):
+            return torch.zeros_like(g)
         active, untold = at.kept
         n, q = self.P.size, self._fixed.moves.shape[1]
         free, fixed = (torch.from_numpy(part).to(g.device) for part in (self.affine.free, self.affine.fixed))
@@ -308,9 +381,9 @@ class ParametricState(State):
             found = times_hessian(self, torch.cat([gu[:, free], gt, more], dim=1), inner, active)
             dz, gives, rest = dz.index_copy(1, free, found[:, : len(free)]), *found[:, len(free) :].tensor_split([q], 1)
         if len(fixed):
-            moves = self._fixed.to(g.device).moves
-            dz = dz.index_copy(1, fixed, (moves @ gt.T).T)
-            gives = gives + (moves.T @ gu[:, fixed].T).T
+            moves = self._fixed.to(g.device)
+            dz = dz.index_copy(1, fixed, moves.along(gt))
+            gives = gives + moves.back(gu[:, fixed])
         gives = gives.masked_fill(untold, torch.nan)
         dz = dz.masked_fill(untold & (gt != 0).any(dim=1, keepdim=True), torch.nan)
         return torch.cat([dz, gives, rest], dim=1)

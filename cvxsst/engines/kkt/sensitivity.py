@@ -34,7 +34,7 @@ from cvxsst.engines.kkt.derivative import ENOUGH, LARGE, solved
 from cvxsst.engines.kkt.elimination import cholesky
 from cvxsst.engines.kkt.interior import EDGE, Program
 from cvxsst.engines.kkt.newton import BoxProgram
-from cvxsst.engines.kkt.parameters import BoxMoves, Moves, ParametricState
+from cvxsst.engines.kkt.parameters import BoxMoves, Moves, ParametricState, times
 
 FIRM = 1e8  # as in ``derivative``
 RANK = 1e-13
@@ -56,20 +56,18 @@ def _by_bounds(
 ) -> torch.Tensor:
     """``active`` ``(B, p)``: the share of each row that holds its column."""
     n, A, column = z.shape[1], program.A, moves.column
-    gu, gt, active = g[:, :n].T, g[:, n:].T, active.T
-    slope = program.f.slope(z).T
-    H = slope * (1 - torch.zeros_like(slope).index_add(0, column, active))
-    bound = active * (moves.ratio.moves @ gt)  # how far each row moves its column
-    moved = torch.zeros_like(gu).index_add(0, column, bound)
+    gu, gt = g[:, :n], g[:, n:]
+    slope = program.f.slope(z)
+    H = slope * (1 - torch.zeros_like(slope).index_add(1, column, active))
+    bound = moves.ratio.along(gt)  # how each row moves
+    moved = torch.zeros_like(slope).index_add(1, column, active * bound)
+    rest, gives = gu, torch.zeros_like(gt)
     if len(program.b):
-        right = A @ (H * gu + moved) - moves.b.moves @ gt
-        nu = _normal(program, chunk)(right.T, H.T).T
-        rest, gives = gu - A.T @ nu, moves.b.moves.T @ nu
-    else:
-        rest, gives = gu, torch.zeros_like(gt)
-    dz = H * rest + moved
-    curved = rest[column] - (moves.ratio.moves @ gt) / slope[column].clamp_min(EDGE)
-    return torch.cat([dz, gives + moves.ratio.moves.T @ (active * curved)]).T
+        right = times(A, A.values.T, H * gu + moved) - moves.b.along(gt)
+        nu = _normal(program, chunk)(right, H)
+        rest, gives = gu - times(A.T, A.values.T, nu), moves.b.back(nu)
+    curved = rest[:, column] - bound / slope[:, column].clamp_min(EDGE)
+    return torch.cat([H * rest + moved, gives + moves.ratio.back(active * curved)], dim=1)
 
 
 def _normal(program: BoxProgram, chunk: int) -> SymmetricSystem:
@@ -85,10 +83,13 @@ def _normal(program: BoxProgram, chunk: int) -> SymmetricSystem:
         nu = torch.cholesky_solve(f[..., None], L)
         return (nu + torch.cholesky_solve(f[..., None] - S @ nu, L))[..., 0]
 
-    def times(dH: torch.Tensor, nu: torch.Tensor) -> torch.Tensor:
-        return (A @ (dH.T * (A.T @ nu.T))).T
+    def moved(dH: torch.Tensor, nu: torch.Tensor) -> torch.Tensor:
+        return times(A, A.values.T, dH * back(nu))
 
-    return SymmetricSystem(solve, times, lambda y, x: ((A.T @ y.T) * (A.T @ x.T)).T)
+    def back(nu: torch.Tensor) -> torch.Tensor:
+        return times(A.T, A.values.T, nu)
+
+    return SymmetricSystem(solve, moved, lambda y, x: back(y) * back(x))
 
 
 def _by_elimination(
@@ -106,28 +107,28 @@ def _by_elimination(
     curvature = unit**2 / program.f.slope(at.z).clamp_min(EDGE)
     gu, gt, more = g[:, :n], g[:, n : n + q], g[:, n + q :]
     system = System(program, chunk, moves.a is not None)
-    f, b, h = unit * gu, (moves.b.moves @ gt.T).T, (moves.h.moves @ gt.T).T
+    f, b, h = unit * gu, moves.b.along(gt), moves.h.along(gt)
     if moves.a is None or moves.g is None:
         f = torch.cat([f, f.new_zeros(len(f), N - n)], dim=1)
         solution = system(torch.cat([f, b, h], dim=1), curvature, weight)
         x, nu, mu = solution.split([N, m, solution.shape[1] - N - m], dim=1)
-        return torch.cat([unit * x[:, :n], (moves.b.moves.T @ nu.T + moves.h.moves.T @ mu.T).T], dim=1)
+        return torch.cat([unit * x[:, :n], moves.b.back(nu) + moves.h.back(mu)], dim=1)
     assert at.beside is not None
     p = len(program.h)
     beside = at.beside[:, q:]
     at_x = torch.cat([at.z / unit, beside[:, : N - n]], dim=1)
     at_nu, at_lam = beside[:, N - n :].split([m, p], dim=1)
-    a, c = moves.a(theta.T).T, moves.g(theta.T).T
-    da, dc = (moves.a.moves @ gt.T).T, (moves.g.moves @ gt.T).T
+    a, c = moves.a.constant.T + moves.a.along(theta), moves.g.constant.T + moves.g.along(theta)
+    da, dc = moves.a.along(gt), moves.g.along(gt)
     gy, gb, gh = more.split([N - n, m, p], dim=1)
-    f = torch.cat([f, gy], dim=1) - system.right(da, at_nu, program.A) - system.right(dc, at_lam, program.G)
-    b = b + gb - system.left(da, at_x, program.A)
-    h = h + gh - system.left(dc, at_x, program.G)
+    f = torch.cat([f, gy], dim=1) - times(program.A.T, da, at_nu) - times(program.G.T, dc, at_lam)
+    b = b + gb - times(program.A, da, at_x)
+    h = h + gh - times(program.G, dc, at_x)
     solution = system(torch.cat([f, b, h], dim=1), torch.cat([curvature, a, c], dim=1), weight)
     x, nu, mu = solution.split([N, m, p], dim=1)
-    gives = (moves.b.moves.T @ nu.T + moves.h.moves.T @ mu.T).T
-    gives = gives - (moves.a.moves.T @ (system.outer(nu, at_x, program.A) + system.outer(at_nu, x, program.A)).T).T
-    gives = gives - (moves.g.moves.T @ (system.outer(mu, at_x, program.G) + system.outer(at_lam, x, program.G)).T).T
+    gives = moves.b.back(nu) + moves.h.back(mu)
+    gives = gives - moves.a.back(system.outer(nu, at_x, program.A) + system.outer(at_nu, x, program.A))
+    gives = gives - moves.g.back(system.outer(mu, at_x, program.G) + system.outer(at_lam, x, program.G))
     return torch.cat([unit * x[:, :n], gives, x[:, n:], nu, mu], dim=1)
 
 
@@ -142,16 +143,6 @@ class System:
 
     def __call__(self, right: torch.Tensor, d: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return self._map(right, d, weight)
-
-    @staticmethod
-    def left(values: torch.Tensor, x: torch.Tensor, M: Any) -> torch.Tensor:
-        """M(values) x, both ``(B, .)``."""
-        return values.new_zeros(len(x), M.shape[0]).index_add(1, M.rows, values * x[:, M.columns])
-
-    @staticmethod
-    def right(values: torch.Tensor, y: torch.Tensor, M: Any) -> torch.Tensor:
-        """M(values)' y."""
-        return values.new_zeros(len(y), M.shape[1]).index_add(1, M.columns, values * y[:, M.rows])
 
     @staticmethod
     def outer(y: torch.Tensor, x: torch.Tensor, M: Any) -> torch.Tensor:
@@ -170,8 +161,8 @@ class System:
         dD, da, dg = self._entries(dd)
         A, G = self.program.A, self.program.G
         first = torch.nn.functional.pad(dD * x[:, :n], (0, x.shape[1] - n))
-        first = first + self.right(da, nu, A) + self.right(dg, mu, G)
-        return torch.cat([first, self.left(da, x, A), self.left(dg, x, G)], dim=1)
+        first = first + times(A.T, da, nu) + times(G.T, dg, mu)
+        return torch.cat([first, times(A, da, x), times(G, dg, x)], dim=1)
 
     def _pairing(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         n = self.program.n
