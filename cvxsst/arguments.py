@@ -12,8 +12,12 @@ from cvxsst.polytope import Polytope
 from cvxsst.values import look
 
 
-def checked_polytope(P: Polytope) -> Polytope:
+def checked_polytope(P: Polytope, valued: bool = True, single: bool = False) -> Polytope:
+    """The argument ``P`` of the public functions; ``valued``: its parameters, if it has any, must have values;
+    ``single``: without batch dimensions."""
     if isinstance(P, Polytope):
+        if (valued and P.theta is None and P.parameters) or (single and P.batch):
+            _ = P.form  # says so
         return P
     if isinstance(P, Family):
         raise ArgumentTypeError(f"P: {P.name} is a family of polytopes; call it with its arguments, {P.name}(...)")

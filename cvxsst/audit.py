@@ -234,7 +234,7 @@ def audit(P: Polytope, objectives: int = 200, seed: int = 0) -> Audit:
         >>> cvxsst.audit(pairs).fractional
         array([0.5, 0.5, 0.5])
     """
-    checked_polytope(P)
+    checked_polytope(P, single=True)
     if objectives < 1:
         raise ValueError(f"objectives: at least 1, got {objectives}")
     if not P.declared:

@@ -100,6 +100,11 @@ def certificate(
 @torch.no_grad()
 def judged(problem: Problem, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(infeasibility, gap) of z ``(B, n)``, at T = 1, each ``(B,)``."""
+    if problem.theta is not None:
+        infeasibility, gap = (torch.full((len(z),), torch.inf, dtype=torch.float64) for _ in range(2))
+        for rows, part in problem.apart():
+            infeasibility[rows], gap[rows] = judged(part, z[rows])
+        return infeasibility, gap
     u, n = problem.u.detach().cpu(), z.shape[1]
     forbidden = torch.zeros_like(z, dtype=torch.bool) if problem.forbidden is None else problem.forbidden.cpu()
     known = torch.isfinite(z).all(1)

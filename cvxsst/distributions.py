@@ -44,8 +44,10 @@ class InPolytope(constraints.Constraint):
         batch = value.shape[: value.dim() - self.event_dim]
         rows = value.detach().to("cpu", torch.float64).reshape(batch.numel(), self.P.size)
         near, tolerance = (rows.abs() < 1e9).all(dim=1), 1e-6 if value.dtype == torch.float64 else 1e-4
-        inside = near.clone()
-        inside[near] = distances(self.P, rows[near], torch.zeros_like(rows[near], dtype=torch.bool)) <= tolerance
+        inside, polytopes = near.clone(), self.P.instances(batch)
+        for i in near.nonzero().flatten().tolist():
+            row = rows[i : i + 1]
+            inside[i] = distances(polytopes[i], row, torch.zeros_like(row, dtype=torch.bool))[0] <= tolerance
         return inside.reshape(batch).to(value.device)
 
     def __repr__(self) -> str:
@@ -75,9 +77,13 @@ class _Perturbed(Distribution):
             raise ValueError(
                 f"utilities: event_shape {tuple(utilities.event_shape)} has more dimensions than {P!r}, {P.shape}"
             )
+        batch, inner = whole[: len(whole) - event], whole[len(whole) - event :]
+        joined = torch.broadcast_shapes(batch, P.batch)
+        if joined != batch:
+            utilities = utilities.expand(joined + inner[: event - len(utilities.event_shape)])
         self.utilities, self.P = utilities, P
         self._settings: dict[str, Any] = {}  # the other arguments
-        super().__init__(whole[: len(whole) - event], torch.Size(P.shape), validate_args=validate_args)
+        super().__init__(joined, torch.Size(P.shape), validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Self:
         inner = self.event_shape[: len(self.event_shape) - len(self.utilities.event_shape)]

@@ -64,7 +64,10 @@ class Family:
 
     What the author knows beyond the constraints is registered with decorators; each registered function receives
     the utilities first, ``(*batch, *P.shape)`` in float64 (batch dimensions may be missing or of size 0), and then
-    the family's arguments under their own names.
+    the family's arguments under their own names. Where a member has a ``cp.Parameter``, ``argmax`` and ``softmax``
+    receive its values under its name as well (in place of an argument of that name), ``(*batch, *its shape)`` in
+    float64 with gradients, batch dimensions those of the utilities or none; for values that leave no point, or that
+    they do not solve, they answer NaN in that instance.
 
     ==========================  ======================================  =====================================
     decorator                   function                                the contract
@@ -260,10 +263,17 @@ class Family:
 class Member:
     """What a family knows of one of its polytopes: the functions registered with it, with the arguments filled in."""
 
-    def __init__(self, family: Family, arguments: dict[str, Any]):
+    def __init__(self, family: Family, arguments: dict[str, Any], values: dict[str, torch.Tensor] | None = None):
         self.family, self.arguments = family, arguments
+        self._given = arguments if values is None else arguments | values
         self._bound: Cache[Callable, Map] = Cache(32)
         self._once: Cache[tuple[str, torch.device], Any] = Cache(64)
+
+    def at(self, values: dict[str, torch.Tensor]) -> Member:
+        """The same at values of the parameters: its functions receive them as keywords of their names."""
+        other = Member(self.family, self.arguments, values)
+        other._once = self._once
+        return other
 
     @property
     def argmax(self) -> Map | None:
@@ -311,11 +321,11 @@ class Member:
     def _bind(self, function: Callable) -> Map:
         once = [name for name in inspect.signature(function).parameters if name in self.family.once_functions]
         if not once:
-            return partial(function, **self.arguments)
+            return partial(function, **self._given)
 
         def call(w: torch.Tensor, **options: Any) -> torch.Tensor:
             known = {name: self._once.get((name, w.device), partial(self._compute, name, w.device)) for name in once}
-            return function(w, **self.arguments, **known, **options)
+            return function(w, **self._given, **known, **options)
 
         return call
 

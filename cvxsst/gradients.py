@@ -8,6 +8,7 @@ Unrolled            autograd through the iterations of a fast path
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -65,6 +66,13 @@ class CentralDifference(Backward):
 
     def solve(self, engine: Solver, problem: Problem, on_failure: str) -> Solved:
         problem = problem.inspected()
+        if problem.theta is not None:
+            if problem.theta.requires_grad:
+                raise ValueError(
+                    "backward='finite_difference' has no gradient for the values of parameters, which are no utilities; "
+                    "detach them, or use backward='implicit'"
+                )
+            problem = replace(problem, theta=problem.theta.detach())
         found: list[Info | None] = []
         return _CentralDifference.apply(problem.u, engine, problem, on_failure, found), found[0]
 
@@ -72,7 +80,7 @@ class CentralDifference(Backward):
 class _CentralDifference(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, u: torch.Tensor, engine: Solver, problem: Problem, on_failure: str, found: list):
-        z, info = engine.softmax(problem.at(u.detach()))
+        z, info = engine.softmax(replace(problem, u=u.detach()))
         found.append(info)
         ctx.save_for_backward(u)
         ctx.engine, ctx.problem, ctx.on_failure = engine, problem, on_failure
@@ -88,7 +96,7 @@ class _CentralDifference(torch.autograd.Function):
             direction = direction.masked_fill(ctx.problem.forbidden, 0.0)
         sides = []
         for sign in (1.0, -1.0):
-            z, info = ctx.engine.softmax(ctx.problem.at(u + sign * STEP * direction))
+            z, info = ctx.engine.softmax(replace(ctx.problem, u=u + sign * STEP * direction))
             sides.append(settled(z, info, ctx.problem, ctx.on_failure))
         return (sides[0] - sides[1]) / (2 * STEP) * size, None, None, None, None
 
@@ -110,6 +118,7 @@ def settled(z: torch.Tensor, info: Info | None, problem: Problem, on_failure: st
     if on_failure == "raise":
         if holds(info.empty):
             problem.raise_empty(info.empty)
+        problem.raise_for_values(failed)
         instances, residuals = problem.instances(failed), shown(info.residual)[shown(failed)].tolist()
         raise ConvergenceError(
             f"the solve did not reach its tolerance{named(instances, ' in instances ')} (residuals "
@@ -118,4 +127,4 @@ def settled(z: torch.Tensor, info: Info | None, problem: Problem, on_failure: st
             instances,
         )
     mark = torch.where(failed, torch.nan, 0.0).to(z)[:, None]
-    return torch.nan_to_num(z) + mark * problem.inspected().u  # 0 u where all is well
+    return torch.nan_to_num(z) + mark * problem.inspected().inputs.sum(dim=1, keepdim=True)  # 0 where all is well

@@ -17,14 +17,15 @@ class SoftmaxLayer(torch.nn.Module):
     """w -> argmax over z in P of <w, z> - T f(z) as an ``nn.Module``; see ``cvxsst.softmax``.
 
     Args:
-        P: the polytope.
+        P: the polytope; where it has parameters, their values are passed at call time, ``layer(w, k=k)``.
         regularizer: f; default ``Euclidean()``.
         temperature: T > 0. A float or tensor becomes a buffer (saved in ``state_dict``), an ``nn.Parameter`` is
             learned.
         engine, backward, on_failure: as in ``cvxsst.softmax``.
 
     Shape:
-        w ``(*batch, *P.shape)`` to z of the same shape, dtype and device.
+        w ``(*batch, *P.shape)`` to z of the same shape, dtype and device; with parameters the batch dimensions of
+        their values and of w broadcast.
 
     Picklable and copyable; a polytope of a family travels by its name and arguments. ``torch.compile`` compiles what
     stands before and after it and calls it as it is (a graph break: ``fullgraph=True`` raises an error).
@@ -56,7 +57,8 @@ class SoftmaxLayer(torch.nn.Module):
     ):
         super().__init__()
         checked_options(P, regularizer, engine, backward, on_failure)
-        regularizer.require_domain(P)
+        if P.theta is not None or not P.parameters:
+            regularizer.require_domain(P)
         checked = checked_temperature(temperature, torch.device("cpu"))
         if isinstance(temperature, torch.nn.Parameter):
             self.temperature = temperature
@@ -66,8 +68,9 @@ class SoftmaxLayer(torch.nn.Module):
         self._options: dict[str, Any] = {"backward": backward, "on_failure": on_failure}
 
     @opaque
-    def forward(self, w: torch.Tensor) -> torch.Tensor:
-        return softmax(self.P, w, self.regularizer, self.temperature, self.engine, **self._options)
+    def forward(self, w: torch.Tensor, **parameters: Any) -> torch.Tensor:
+        P = self.P.at(**parameters) if parameters else self.P
+        return softmax(P, w, self.regularizer, self.temperature, self.engine, **self._options)
 
     def extra_repr(self) -> str:
         T = self.temperature

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal, overload
 
@@ -12,7 +13,7 @@ from cvxsst.engines import Info, Solution, Solver, chosen_engine
 from cvxsst.errors import NoFastPathError
 from cvxsst.gradients import BACKWARD, settled
 from cvxsst.opaque import opaque
-from cvxsst.oracles import Oracle, by_enumeration, by_family, by_linear_programs
+from cvxsst.oracles import at_values, by_enumeration, by_family, by_family_at, by_linear_programs
 from cvxsst.polytope import Polytope
 from cvxsst.problem import Problem
 from cvxsst.recognition import known
@@ -48,7 +49,12 @@ def argmax(P: Polytope, w: torch.Tensor, engine: str = "auto") -> torch.Tensor:
         tensor([0., 1., 0., 1.])
     """
     problem = Problem.posed(P, w, None, 1.0).inspected()
-    z = without_derivative(_argmax_engine(P, engine), problem.u, problem.forbidden)
+    data = () if problem.theta is None else (problem.theta.detach(),)
+    z = without_derivative(_argmax_engine(P, engine), problem.u, problem.forbidden, *data)
+    if data:
+        lost = torch.isnan(z).any(dim=-1)
+        if holds(lost):
+            problem.raise_for_values(lost)
     if problem.forbidden is not None:
         taken = (z != 0) & problem.forbidden
         if holds(taken):
@@ -56,7 +62,8 @@ def argmax(P: Polytope, w: torch.Tensor, engine: str = "auto") -> torch.Tensor:
     return problem.shaped(z)
 
 
-def _argmax_engine(P: Polytope, name: str) -> Oracle:
+def _argmax_engine(P: Polytope, name: str) -> Callable[..., torch.Tensor]:
+    """(u, forbidden) -> z; where P has parameters, (u, forbidden, theta) -> z."""
     member = known(P) if name in ("auto", "fast") else None
     oracle = member.knowledge.argmax if member is not None and member.knowledge is not None else None
     if name == "auto":
@@ -64,11 +71,10 @@ def _argmax_engine(P: Polytope, name: str) -> Oracle:
     if name == "fast":
         if oracle is None:
             raise NoFastPathError(f"engine='fast': no argmax oracle is registered for {P!r}; use engine='lp' or 'auto'")
-        return partial(by_family, P, oracle)
-    if name == "lp":
-        return partial(by_linear_programs, P)
-    if name == "enumeration":
-        return partial(by_enumeration, P)
+        return partial(by_family, P, oracle) if P.theta is None else partial(by_family_at, P)
+    if name in ("lp", "enumeration"):
+        one: Callable[..., torch.Tensor] = by_linear_programs if name == "lp" else by_enumeration
+        return partial(one, P) if P.theta is None else partial(at_values, P, one)
     raise ValueError(f"engine: unknown engine {name!r} for the argmax; choose 'auto', 'fast', 'lp' or 'enumeration'")
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from cvxsst.asking import answers
+from cvxsst.errors import EmptyPolytopeError, UnboundedPolytopeError
 from cvxsst.polytope import Map, Polytope
 
 Oracle = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
@@ -37,6 +38,14 @@ def by_family(P: Polytope, oracle: Map, u: torch.Tensor, forbidden: torch.Tensor
     return z.reshape(u.shape)
 
 
+def by_family_at(P: Polytope, u: torch.Tensor, forbidden: torch.Tensor | None, theta: torch.Tensor) -> torch.Tensor:
+    """The same, where the oracle takes the values of P's parameters, a set for each row; NaN where they leave none."""
+    knowledge = P.unvalued.knowledge_at(theta)
+    assert knowledge is not None
+    assert knowledge.argmax is not None
+    return by_family(P, knowledge.argmax, u, forbidden)
+
+
 def by_enumeration(P: Polytope, u: torch.Tensor, forbidden: torch.Tensor | None) -> torch.Tensor:
     return best_of(torch.from_numpy(P.vertices()).to(u.device), u, forbidden)
 
@@ -52,6 +61,26 @@ def best_of(V: torch.Tensor, u: torch.Tensor, forbidden: torch.Tensor | None) ->
 def takes(V: torch.Tensor, forbidden: torch.Tensor) -> torch.Tensor:
     """Whether a row of V has an entry that an instance forbids, ``(B, count)``."""
     return forbidden.to(V) @ (V != 0).to(V).T != 0
+
+
+def at_values(
+    P: Polytope,
+    oracle: Callable[..., torch.Tensor],
+    u: torch.Tensor,
+    forbidden: torch.Tensor | None,
+    theta: torch.Tensor,
+) -> torch.Tensor:
+    """``oracle(P(theta), u, forbidden)``, for each value of P's parameters, theta ``(B, q)``, by itself; NaN where it
+    leaves no point, or no bound."""
+    z = torch.full_like(u, torch.nan)
+    values, which = np.unique(theta.cpu().numpy(), axis=0, return_inverse=True)
+    for k, one in enumerate(values):
+        rows = torch.from_numpy(np.flatnonzero(which.reshape(-1) == k)).to(u.device)
+        try:
+            z[rows] = oracle(P.unvalued.alone(one), u[rows], None if forbidden is None else forbidden[rows])
+        except (EmptyPolytopeError, UnboundedPolytopeError):
+            continue
+    return z
 
 
 def by_linear_programs(P: Polytope, u: torch.Tensor, forbidden: torch.Tensor | None) -> torch.Tensor:

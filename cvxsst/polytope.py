@@ -22,15 +22,25 @@ from cvxsst.asking import Each, OracleAlone, answers, checked_shape, examined
 from cvxsst.cache import Cache
 from cvxsst.errors import ArgumentTypeError, EmptyPolytopeError, NoFastPathError, UnboundedPolytopeError, some
 from cvxsst.geometry.canonical import StandardForm, brief, canonicalize
-from cvxsst.geometry.presolve import Presolved, extremes, is_feasible, presolve
+from cvxsst.geometry.parametric import (
+    AffineForm,
+    AffinePresolved,
+    Parameter,
+    canonicalize_affine,
+    parameters_of,
+    presolve_affine,
+)
+from cvxsst.geometry.presolve import Presolved, endless, extremes, is_feasible, presolve
 from cvxsst.geometry.vertices import MOST, QHULL_DIMENSION, listed, search
-from cvxsst.values import plainly
+from cvxsst.parameters import named, on_hull, split, stacked
+from cvxsst.values import plainly, shown
 
 # Declarations up to this many scalar variables are checked (empty, unbounded, not polyhedral) when they are
 # made: that takes milliseconds. Larger ones (the flow formulation of a 40-word sentence has 60,000) are
 # checked when something first needs the constraints; a family's fast path may never do.
 CHECKED_WHEN_DECLARED = 5_000
 ORACLE_CALLS = 256  # instances in one call of an oracle that looks for the bounds of all entries
+ALONE_KEPT = 512  # polytopes at single values of the parameters
 PREPARED_KEPT = 32  # what engines prepare for (P, f): so many, the least recently used forgotten first
 
 Map = Callable[..., torch.Tensor]
@@ -52,6 +62,10 @@ class Knowledge(Protocol):
     padding: Any
 
     def softmax(self, regularizer: type) -> Map | None: ...
+    def at(self, values: dict[str, torch.Tensor]) -> Knowledge:
+        """The same at these values of the parameters, which its functions receive as keywords."""
+        ...
+
     def reduce(self) -> tuple | None:
         """How pickle names the polytope, if another process can find it."""
 
@@ -63,7 +77,9 @@ class Polytope:
         variable: the CVXPY variable z, a scalar, vector or matrix. Its attributes (``nonneg=True``,
             ``bounds=...``, ``symmetric=True`` ...) count as constraints.
         constraints: any polyhedral DCP constraints: affine, ``cp.abs``, ``cp.max``, ``cp.sum_largest``,
-            ``cp.norm1``, ``cp.norm_inf`` ... Every other variable in them is *lifted*: projected out.
+            ``cp.norm1``, ``cp.norm_inf`` ... Every other variable in them is *lifted*: projected out. A
+            ``cp.Parameter`` in them, added or as the factor of an expression without parameters, gets its values by
+            ``at``.
         name: shown by ``repr`` and in messages.
         recognize: whether a declaration that equals a member of a known family (the zoo, installed packages, families
             of this process that register ``@family.guess``) takes its fast paths. Decided by the matrices, see
@@ -72,12 +88,14 @@ class Polytope:
     Attributes:
         shape: the shape of z, hence of the last dimensions of every tensor of utilities.
         name: as given, or ``"polytope"``.
+        parameters: the names of the ``cp.Parameter`` in the constraints, and their shapes.
+        theta, batch: None and ``()``; of what ``at`` returns the values and their batch dimensions.
 
     Raises:
         ArgumentTypeError: the arguments are not a CVXPY variable and constraints.
         EmptyPolytopeError: no point satisfies the constraints; names a smallest set that contradicts itself.
         UnboundedPolytopeError: an entry of z has no bound; names the entries.
-        NotPolyhedralError: a constraint is curved, not convex, integer, or contains a ``cp.Parameter``.
+        NotPolyhedralError: a constraint is curved, not convex, integer, or not affine in its parameters.
 
     A declaration of up to 5,000 scalar variables is checked here, a larger one at first use. Cost: one
     canonicalization by CVXPY and three linear programs.
@@ -88,6 +106,9 @@ class Polytope:
         >>> cvxsst.Polytope(z, [z >= 0, cp.sum(z) == 1], name="triangle")
         triangle
     """
+
+    theta: torch.Tensor | None = None
+    batch: torch.Size = torch.Size()
 
     def __init__(
         self,
@@ -107,9 +128,17 @@ class Polytope:
         self.knowledge: Knowledge | None = None
         self.seen: np.ndarray | None = None  # a few vertices of what is known by its oracle alone
         self.prepared: Cache[Any, Any] = Cache(PREPARED_KEPT)
+        self._parameters = parameters_of(variable, self.constraints)
+        self.described: tuple[Parameter, ...] = tuple(map(Parameter.of, self._parameters))
+        self._alone: Cache[bytes, Polytope] = Cache(ALONE_KEPT)
         variables = {v.id: v for c in self.constraints for v in c.variables()} | {variable.id: variable}
         if sum(v.size for v in variables.values()) <= CHECKED_WHEN_DECLARED:
-            _ = self.presolved
+            _ = self.affine if self.described else self.presolved
+
+    @property
+    def unvalued(self) -> Polytope:
+        """Of what ``at`` returns, the polytope without values; else the polytope itself."""
+        return self
 
     @classmethod
     def from_oracle(
@@ -168,11 +197,83 @@ class Polytope:
         """Whether there are constraints; else P is known by its oracle alone."""
         return self.seen is None
 
+    @property
+    def parameters(self) -> dict[str, tuple[int, ...]]:
+        return {parameter.name: parameter.shape for parameter in self.described}
+
+    def at(self, **values: Any) -> PolytopeAt:
+        """The polytope at these values of its parameters; it stands wherever a polytope stands.
+
+        Args:
+            values: for each parameter, by name, a tensor ``(*batch, *its shape)`` (or an array, or a number). The batch
+                dimensions broadcast with one another and, in ``softmax``, with those of w: each instance has values
+                of its own. Tensors may require gradients.
+
+        Values that must satisfy equalities to leave a point, such as equal sums of both marginals of a transport plan,
+        are brought onto them where only rounding is missing; their gradient is that along these equalities.
+
+        Raises:
+            ValueError: a name too many or too few; a shape that does not fit; values that are not finite, or not of
+                the sign or in the bounds that the parameter's attributes say.
+
+        Example:
+            >>> import cvxpy as cp, cvxsst, torch
+            >>> z, k = cp.Variable(3), cp.Parameter(nonneg=True, name="k")
+            >>> P = cvxsst.Polytope(z, [z >= 0, z <= 1, cp.sum(z) <= k], name="budget")
+            >>> cvxsst.softmax(P.at(k=torch.tensor([0.0, 1.0])), torch.ones(3))
+            tensor([[0.0000, 0.0000, 0.0000],
+                    [0.3333, 0.3333, 0.3333]])
+        """
+        return PolytopeAt(self, values)
+
+    @cached_property
+    def affine_form(self) -> AffineForm:
+        """The declaration as A(theta) x = b(theta), G(theta) x <= h(theta), theta the values of all parameters."""
+        assert self.variable is not None, "an unpickled polytope carries its form"
+        return canonicalize_affine(self.variable, self.constraints, self._parameters)
+
+    @cached_property
+    def affine(self) -> AffinePresolved:
+        """The same without redundant equalities."""
+        low, high = (np.concatenate([getattr(p, end) for p in self.described]) for end in ("low", "high"))
+        try:
+            return presolve_affine(self.affine_form, low, high)
+        except EmptyPolytopeError as error:
+            raise EmptyPolytopeError(f"{self.name}, whatever {named(self.described)} may be: {error}") from None
+
+    def knowledge_at(self, theta: torch.Tensor) -> Knowledge | None:
+        """What is known of the polytope at theta ``(*batch, q)``; its functions receive the values by name."""
+        return None if self.knowledge is None else self.knowledge.at(split(self.described, theta))
+
+    def alone(self, theta: np.ndarray) -> Polytope:
+        """The polytope at one value of theta ``(q,)``, a declaration without parameters."""
+        values = ", ".join(
+            f"{name}={_brief(value)}" for name, value in split(self.described, torch.tensor(theta)).items()
+        )
+        name = f"{self.name}.at({values})"
+        return self._alone.get(
+            theta.tobytes(), lambda: _rebuild(self.shape, name, self.affine_form.at(theta), recognize=False)
+        )
+
+    def blamed(self, theta: np.ndarray) -> list[str]:
+        """The parameters whose values theta ``(q,)`` leave no point; none where there is a point."""
+        names = np.repeat([p.name for p in self.described], [p.size for p in self.described])
+        return sorted(set(names[self.affine_form.conflict(theta)].tolist()))
+
+    def is_endless(self, theta: np.ndarray) -> bool:
+        """Whether the polytope at theta ``(q,)``, if it has a point, has no bound."""
+        return not self.affine.bounded and bool(np.any(endless(self.affine_form.at(theta))))
+
     @cached_property
     def form(self) -> StandardForm:
         """The declaration as A x = b, G x <= h with x = (z, lifted)."""
         if not self.declared:
             raise NoFastPathError(f"{self.name} is known by its argmax oracle alone: this needs constraints")
+        if self.described:
+            raise ArgumentTypeError(
+                f"P: {self.name} has parameters ({named(self.described)}) and here they have no values; "
+                f"pass P.at({', '.join(f'{p.name}=...' for p in self.described)})"
+            )
         assert self.variable is not None, "an unpickled polytope carries its standard form"
         return canonicalize(self.variable, self.constraints)
 
@@ -243,9 +344,18 @@ class Polytope:
         """Entries that cannot move, flat indices."""
         return self.presolved.fixed if self.declared else np.flatnonzero(self.bounds[0] == self.bounds[1])
 
+    def instances(self, batch: torch.Size) -> list[Polytope]:
+        """That of each instance of a batch, row by row: itself, or those at the values of its parameters."""
+        return [self] * batch.numel()
+
+    def outside(self, low: float, high: float) -> np.ndarray:
+        """Indices of the entries of z that may be below ``low`` or above ``high``."""
+        lower, upper = self.bounds
+        return np.flatnonzero((lower < low) | (upper > high))
+
     def require_zero_is_least(self, entries: np.ndarray) -> None:
         """Raise a ValueError where forbidding an entry (flat indices) is not the limit of lowering its utility."""
-        negative = entries[self.bounds[0][entries] < -1e-7].tolist()
+        negative = np.intersect1d(entries, self.outside(-1e-7, np.inf)).tolist()
         if negative:
             raise ValueError(
                 f"w: -inf forbids an entry (z = 0 there), which needs 0 to be its least value over {self.name}; "
@@ -290,10 +400,117 @@ class Polytope:
         return self
 
     def __reduce__(self) -> tuple:
-        named = None if self.knowledge is None else self.knowledge.reduce()
-        if named is None and not self.declared:
+        by_name = None if self.knowledge is None else self.knowledge.reduce()
+        if by_name is None and not self.declared:
             return by_its_oracle, (self.knowledge, self.shape, self.name)
-        return named or (_rebuild, (self.shape, self.name, self.form, self.recognize))
+        form = self.affine_form if self.described else self.form
+        return by_name or (_rebuild, (self.shape, self.name, form, self.recognize, self.described))
+
+
+class PolytopeAt(Polytope):
+    """A polytope at values of its parameters: ``P.at(...)``.
+
+    Attributes:
+        unvalued: the polytope without values.
+        values: as given.
+        theta: ``(*batch, q)``, float64, connected with the values: all parameters in the order of their names.
+        batch: the batch dimensions of the values.
+    """
+
+    theta: torch.Tensor
+
+    def __init__(self, declared: Polytope, values: dict[str, Any]):
+        theta = stacked(declared.described, values, declared.name) if declared.described else None
+        if theta is None:
+            raise ArgumentTypeError(f"at: {declared.name} has no parameters; declare one, cp.Parameter(name='k')")
+        dtypes = [value.dtype for value in values.values() if isinstance(value, torch.Tensor)] or [torch.float64]
+        self._unvalued, self.values = declared, dict(values)
+        self.theta = on_hull(theta, declared.affine.hull, dtypes)
+        self.batch = self.theta.shape[:-1]
+        self.variable, self.constraints, self._parameters, self.described = None, [], [], ()
+        self.shape, self.recognize = declared.shape, False
+        self.knowledge = declared.knowledge_at(self.theta)
+        self.name = f"{declared.name}.at({', '.join(f'{name}={_brief(value)}' for name, value in values.items())})"
+        self.prepared, self._alone, self.seen = declared.prepared, declared._alone, None
+
+    @property
+    def unvalued(self) -> Polytope:
+        return self._unvalued
+
+    @property
+    def parameters(self) -> dict[str, tuple[int, ...]]:
+        return self.unvalued.parameters
+
+    @property
+    def rows(self) -> np.ndarray:
+        """theta of each instance, ``(B, q)``; under ``vmap`` of all that are mapped."""
+        theta = shown(self.theta)
+        return theta.reshape(-1, theta.shape[-1])
+
+    @property
+    def single(self) -> Polytope:
+        """The polytope without parameters, where all have one value.
+
+        Raises:
+            ValueError: there are several.
+        """
+        if self.batch:
+            raise ArgumentTypeError(
+                f"P: {self.name} is one polytope for each instance of the batch {tuple(self.batch)}, and this asks for "
+                "one: give values without batch dimensions"
+            )
+        return self.unvalued.alone(self.rows[0])
+
+    @cached_property
+    def form(self) -> StandardForm:
+        return self.single.form
+
+    @property
+    def presolved(self) -> Presolved:  # type: ignore[override]
+        return self.single.presolved
+
+    @cached_property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """The least and the greatest value of each entry over all instances that have a point."""
+        low, high = np.full(self.size, np.inf), np.full(self.size, -np.inf)
+        for theta in np.unique(self.rows, axis=0):
+            try:
+                lower, upper = self.unvalued.alone(theta).bounds
+            except EmptyPolytopeError:
+                continue
+            except UnboundedPolytopeError:
+                lower, upper = np.full(self.size, -np.inf), np.full(self.size, np.inf)
+            low, high = np.minimum(low, lower), np.maximum(high, upper)
+        return low, high
+
+    def instances(self, batch: torch.Size) -> list[Polytope]:
+        theta = shown(self.theta.expand(*batch, self.theta.shape[-1]))
+        return [self.unvalued.alone(row) for row in theta.reshape(-1, theta.shape[-1])]
+
+    def outside(self, low: float, high: float) -> np.ndarray:
+        """By what holds for all values, where that says enough."""
+        lower, upper = self.unvalued.affine.widest
+        doubtful = (lower < low) | (upper > high)
+        return super().outside(low, high) if doubtful.any() else np.flatnonzero(doubtful)
+
+    def vertices(self) -> np.ndarray:
+        if self.batch:
+            raise NoFastPathError(f"{self.name} is one polytope for each instance: it has no single list of vertices")
+        return self.single.vertices()
+
+    def __reduce__(self) -> tuple:
+        return PolytopeAt, (self.unvalued, self.values)
+
+
+def _brief(value: Any) -> str:
+    """A value of a parameter in a name: the number, or the shape."""
+    shape = tuple(value.shape) if isinstance(value, torch.Tensor | np.ndarray) else None
+    if shape == ():
+        try:
+            return f"{float(value.detach() if isinstance(value, torch.Tensor) else value):g}"
+        except RuntimeError:  # vmap hides it
+            return "tensor"
+    return f"{value!r:.20}" if shape is None else f"tensor of shape {shape}"
 
 
 def by_its_oracle(knowledge: Any, shape: tuple[int, ...], name: str) -> Polytope:
@@ -304,10 +521,16 @@ def by_its_oracle(knowledge: Any, shape: tuple[int, ...], name: str) -> Polytope
     return P
 
 
-def _rebuild(shape: tuple[int, ...], name: str, form: StandardForm, recognize: bool) -> Polytope:
+def _rebuild(
+    shape: tuple[int, ...],
+    name: str,
+    form: StandardForm | AffineForm,
+    recognize: bool,
+    described: tuple[Parameter, ...] = (),
+) -> Polytope:
     P = _bare(shape, name)
-    P.recognize = recognize
-    P.__dict__["form"] = form
+    P.recognize, P.described = recognize, described
+    P.__dict__["affine_form" if described else "form"] = form
     return P
 
 
@@ -315,6 +538,7 @@ def _bare(shape: tuple[int, ...], name: str) -> Polytope:
     P = Polytope.__new__(Polytope)
     P.variable, P.constraints, P.shape, P.name = None, [], shape, name
     P.knowledge, P.seen, P.prepared = None, None, Cache(PREPARED_KEPT)
+    P._parameters, P.described, P._alone = [], (), Cache(ALONE_KEPT)
     return P
 
 

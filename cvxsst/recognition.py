@@ -64,6 +64,8 @@ def known(P: Polytope) -> Polytope | None:
     """The same polytope with its family: itself, or the member of a family that it is recognized as, or None."""
     if P.knowledge is not None:
         return P
+    if P.parameters:
+        return None
     if P not in _RECOGNIZED:
         _RECOGNIZED[P] = _recognized(P) if P.recognize else None
     return _RECOGNIZED[P]

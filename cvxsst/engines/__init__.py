@@ -71,17 +71,17 @@ def which_engine(P: Polytope, regularizer: Regularizer) -> str:
 
 def chosen_engine(P: Polytope, regularizer: Regularizer, name: str) -> Solver:
     """The engine called ``name``; for ``"auto"`` the first that can solve the problem, the others behind it."""
-    checked_polytope(P)
+    checked_polytope(P, valued=False)
     checked_regularizer(regularizer)
     if name == "auto":
         first = next(able(P, regularizer), None)
         if first is not None:
             return Solver(first, lambda: (engine for engine in able(P, regularizer) if engine is not first))
-        reasons = "; ".join(f"{engine.name}: {engine.refusal(P, regularizer)}" for engine in ENGINES.values())
+        reasons = "; ".join(f"{engine.name}: {engine.objection(P, regularizer)}" for engine in ENGINES.values())
         raise NoFastPathError(f"no engine can solve {regularizer!r} over {P!r}: {reasons}")
     if name not in ENGINES:
         raise ValueError(f"engine: unknown engine {name!r}; choose 'auto' or one of {', '.join(map(repr, ENGINES))}")
-    refusal = ENGINES[name].refusal(P, regularizer)
+    refusal = ENGINES[name].objection(P, regularizer)
     if refusal is not None:
         first = next(able(P, regularizer), None)
         cure = f"use engine={first.name!r} or 'auto'" if first else "no engine can: see @family.log_partition"
@@ -91,6 +91,6 @@ def chosen_engine(P: Polytope, regularizer: Regularizer, name: str) -> Solver:
 
 def able(P: Polytope, f: Regularizer) -> Iterator[Engine[Any]]:
     """The engines that can solve the problem, in the order in which ``engine="auto"`` asks them."""
-    engines = list(ENGINES.values())
+    engines = [engine for engine in ENGINES.values() if engine.parametric or not P.parameters]
     yield from (engine for engine in engines if engine.preferred(P, f) and engine.supports(P, f))
     yield from (engine for engine in engines if not engine.preferred(P, f) and engine.supports(P, f))

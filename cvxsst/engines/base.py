@@ -50,7 +50,11 @@ class Info:
 
 
 class Solution(NamedTuple):
-    """z ``(B, n)``, how it went (each ``(B,)``; None: as a closed form goes), and what the derivative needs besides."""
+    """z ``(B, n)``, how it went (each ``(B,)``; None: as a closed form goes), and what the derivative needs besides.
+
+    ``beside``: with parameters, the derivative of the optimal value in what stands beside u in the inputs, so that the
+    map from the inputs to (z, beside) is symmetric like that from u to z; None for 0, where nobody uses it.
+    """
 
     z: torch.Tensor
     converged: torch.Tensor | None = None
@@ -58,6 +62,7 @@ class Solution(NamedTuple):
     iterations: torch.Tensor | None = None
     empty: torch.Tensor | None = None
     kept: tuple[torch.Tensor, ...] = ()
+    beside: torch.Tensor | None = None
 
     def info(self, engine: str) -> Info:
         """The ``Info`` of a batch that this engine solved."""
@@ -81,12 +86,14 @@ class Solution(NamedTuple):
 
 
 class At(NamedTuple):
-    """Where a derivative is asked: u and the solution z, ``(B, n)``, what its ``Solution`` kept, and the mask."""
+    """Where a derivative is asked: u and the solution z, ``(B, n)``, what its ``Solution`` kept, and the mask; with
+    parameters also what stands beside z."""
 
     u: torch.Tensor
     z: torch.Tensor
     kept: tuple[torch.Tensor, ...]
     forbidden: torch.Tensor | None
+    beside: torch.Tensor | None = None
 
 
 class Engine(ABC, Generic[State]):
@@ -103,6 +110,7 @@ class Engine(ABC, Generic[State]):
     name: ClassVar[str]
     twice: ClassVar[bool] = True  # whether times_jacobian may be differentiated again
     judges: ClassVar[bool] = True  # whether ``solve`` tells by a certificate if z is right; a closed form does not
+    parametric: ClassVar[bool] = False  # whether it takes the values of parameters, one set for each instance
     batched: ClassVar[bool] = True  # False for one instance at a time: a validator then asks about a few only
 
     def __init__(self) -> None:
@@ -125,13 +133,28 @@ class Engine(ABC, Generic[State]):
 
     @abstractmethod
     def times_jacobian(self, state: State, g: torch.Tensor, at: At) -> torch.Tensor:
-        """J g ``(B, n)`` at the solution, NaN in an instance where it cannot be had to 1e-6.
+        """J g ``(B, n)`` at the solution, NaN in an instance where it cannot be had to 1e-6; with parameters both are
+        as wide as the inputs.
 
         g is 0 where forbidden, and what the result has there does not matter.
         """
 
     def supports(self, P: Polytope, f: Regularizer) -> bool:
-        return self.refusal(P, f) is None
+        return self.objection(P, f) is None
+
+    def objection(self, P: Polytope, f: Regularizer) -> str | None:
+        """``refusal``, where parameters are no reason for one."""
+        if P.parameters and not self.parametric:
+            return f"{self.name} takes no parameters, as {P!r} has"
+        return self.refusal(P, f)
+
+    def inputs(self, problem: Problem, state: State) -> torch.Tensor:
+        """What the map is a function of: ``problem.inputs``, or more."""
+        return problem.inputs
+
+    def bound(self, state: State, beside: torch.Tensor) -> State:
+        """The state at what stands beside u in the inputs; of a ``parametric`` engine."""
+        raise NotImplementedError(f"{self.name} takes no parameters")
 
     def preferred(self, P: Polytope, f: Regularizer) -> bool:
         """Whether ``engine="auto"`` asks this engine before those that are no specialists: by a rule that is known to
@@ -153,23 +176,27 @@ class Engine(ABC, Generic[State]):
         problem = problem.inspected()
         assert problem.f is not None
         state = self.state(problem.P, problem.f)
-        z, *told = self._map.with_kept(problem.u, problem.forbidden, problem.P, state, refused)[:5]
+        z, *told = self._map.with_kept(self.inputs(problem, state), problem.forbidden, problem.P, state, refused)[:5]
+        z = z[:, : problem.P.size] if problem.theta is not None else z
         converged, residual, iterations, empty = told
         return z, Info(converged, residual, iterations, empty, np.full(len(z), self.name))
 
     def _solve(
-        self, u: torch.Tensor, forbidden: torch.Tensor | None, P: Polytope, state: State, refused: Refused | None
+        self, inputs: torch.Tensor, forbidden: torch.Tensor | None, P: Polytope, state: State, refused: Refused | None
     ) -> tuple[torch.Tensor, ...]:
         """Entries of utilities far below the others, such as -1e30, are forbidden at first: where that is possible, the
         solution is the same, and no digit of the others is lost. The last tensor tells which were."""
+        u, beside = inputs[:, : P.size], inputs[:, P.size :]
+        here = state if P.theta is None else self.bound(state, beside)
         low = _far_below(P, u)
         if low is None:
-            return *self._found(u, forbidden, state), u.new_zeros((len(u), 0), dtype=torch.bool)
-        found = self._found(u.masked_fill(low, 0.0), low if forbidden is None else low | forbidden, state)
+            return *self._found(u, forbidden, here, beside), u.new_zeros((len(u), 0), dtype=torch.bool)
+        found = self._found(u.masked_fill(low, 0.0), low if forbidden is None else low | forbidden, here, beside)
         again = (low.any(dim=1) & ~found[1]).nonzero().flatten()
         if len(again):
             masks = None if forbidden is None else forbidden[again]
-            second: tuple[Any, ...] = self._with_rounding(u[again], masks, state)
+            here = state if P.theta is None else self.bound(state, beside[again])
+            second: tuple[Any, ...] = self._with_rounding(u[again], masks, here, beside[again])
             if any(mine.shape[1:] != theirs.shape[1:] for mine, theirs in zip(found, second, strict=True)):
                 second = (torch.nan, False, torch.inf, 0, False)  # what is kept fits not in: told as not converged
             for mine, theirs in zip(found, second, strict=False):
@@ -177,35 +204,50 @@ class Engine(ABC, Generic[State]):
             low[again] = False
         return *found, low
 
-    def _found(self, u: torch.Tensor, forbidden: torch.Tensor | None, state: State) -> tuple[torch.Tensor, ...]:
+    def _found(
+        self, u: torch.Tensor, forbidden: torch.Tensor | None, state: State, beside: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
         solution = self.solve(state, u, forbidden)
         z = solution.z if forbidden is None else solution.z.masked_fill(forbidden, 0.0)
+        if beside.shape[1]:
+            z = torch.cat([z, torch.zeros_like(beside) if solution.beside is None else solution.beside], dim=1)
         return z, *solution.told(), *solution.kept
 
-    def _with_rounding(self, u: torch.Tensor, forbidden: torch.Tensor | None, state: State) -> tuple[torch.Tensor, ...]:
+    def _with_rounding(
+        self, u: torch.Tensor, forbidden: torch.Tensor | None, state: State, beside: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
         """The same; where z moves with the last digits of u, it has not converged."""
         u = u.clamp(-HUGE, HUGE)
-        z, converged, residual, *rest = self._found(u, forbidden, state)
+        z, converged, residual, *rest = self._found(u, forbidden, state, beside)
         digit = DIGITS * torch.finfo(u.dtype).eps * u.abs().amax(dim=1, keepdim=True)
         moved = torch.zeros_like(residual) if self.judges else digit.squeeze(1)
         for seed in range(SIGNS):
             signs = torch.empty(u.shape[1], dtype=u.dtype).bernoulli_(generator=torch.Generator().manual_seed(seed))
-            other = self._found(u + digit * (2 * signs.to(u.device) - 1), forbidden, state)[0]
-            moved = moved.maximum((other - z).abs().amax(dim=1).nan_to_num(nan=torch.inf))
-        return z, converged & (moved <= MOVED * z.abs().amax(dim=1).clamp_min(1.0)), residual.maximum(moved), *rest
+            other = self._found(u + digit * (2 * signs.to(u.device) - 1), forbidden, state, beside)[0]
+            apart = (other - z)[:, : u.shape[1]].abs().amax(dim=1)
+            moved = moved.maximum(apart.nan_to_num(nan=torch.inf))
+        size = z[:, : u.shape[1]].abs().amax(dim=1).clamp_min(1.0)
+        return z, converged & (moved <= MOVED * size), residual.maximum(moved), *rest
 
-    def _times_jacobian(self, g: torch.Tensor, u: torch.Tensor, z: torch.Tensor, *rest: Any) -> torch.Tensor:
-        *kept, low, forbidden, _, state, refused = rest[4:]
+    def _times_jacobian(self, g: torch.Tensor, inputs: torch.Tensor, z: torch.Tensor, *rest: Any) -> torch.Tensor:
+        *kept, low, forbidden, P, state, refused = rest[4:]
         if low.shape[1]:
             forbidden = low if forbidden is None else low | forbidden
-        g = g if forbidden is None else g.masked_fill(forbidden, 0.0)
-        product = self.times_jacobian(state, g, At(u, z, tuple(kept), forbidden))
-        product = product if forbidden is None else product.masked_fill(forbidden, 0.0)
+        at = At(inputs, z, tuple(kept), forbidden)
+        held = forbidden
+        if P.theta is not None:
+            u, beside = inputs[:, : P.size], inputs[:, P.size :]
+            at = At(u, z[:, : P.size], tuple(kept), forbidden, z[:, P.size :])
+            state = self.bound(state, beside)
+            held = None if forbidden is None else torch.cat([forbidden, torch.zeros_like(beside, dtype=torch.bool)], 1)
+        g = g if held is None else g.masked_fill(held, 0.0)
+        product = self.times_jacobian(state, g, at)
+        product = product if held is None else product.masked_fill(held, 0.0)
         if is_finite(product):
             return product
         nothing = (g == 0).all(dim=1, keepdim=True)  # asked of an instance that another engine has solved
         product = product.masked_fill(nothing, 0.0)
-        return product if refused is None else refused(product, g, u, forbidden)
+        return product if refused is None else refused(product, g, inputs, forbidden)
 
 
 def without_constraints(name: str, P: Polytope) -> str | None:

@@ -36,12 +36,13 @@ from scipy.optimize import lsq_linear
 
 from cvxsst.cache import Cache
 from cvxsst.engines.base import At, Engine, Solution, without_constraints
-from cvxsst.errors import EmptyPolytopeError
+from cvxsst.errors import EmptyPolytopeError, UnboundedPolytopeError
 from cvxsst.geometry.canonical import divided, largest
 from cvxsst.geometry.faces import Face, said_by_domain
+from cvxsst.geometry.held import STEEP, Held
 from cvxsst.geometry.presolve import column_bounds
 from cvxsst.polytope import Polytope
-from cvxsst.regularizers import Regularizer
+from cvxsst.regularizers import Regularizer, Separable
 
 CLARABEL: dict[str, Any] = {
     "solve_method": "Clarabel",
@@ -81,23 +82,61 @@ class ConeSolution(NamedTuple):
     multiplier: np.ndarray
 
 
-class CvxpyLayerEngine(Engine["ConeProgram"]):
+class CvxpyLayerEngine(Engine["ConeProgram | AtValues"]):
     """The derivative of every instance is kept as a matrix: O(n^2) numbers each."""
 
     name = "cvxpylayer"
     twice = False
     batched = False
 
+    parametric = True
+
     def refusal(self, P: Polytope, f: Regularizer) -> str | None:
+        if P.parameters and not isinstance(f, Separable):
+            return f"with parameters cvxpylayer solves for sums over the entries of z, which {f!r} is not"
         if f.has_formula:
             return without_constraints(self.name, P)
         return f"cvxpylayer needs f as a formula, and {f!r} has none"
 
-    def prepare(self, P: Polytope, f: Regularizer) -> ConeProgram:
-        return ConeProgram(P, f, np.zeros(0, dtype=int))
+    def prepare(self, P: Polytope, f: Regularizer) -> ConeProgram | AtValues:
+        if P.theta is None:
+            return ConeProgram(P, f, np.zeros(0, dtype=int))
+        assert isinstance(f, Separable)
+        return AtValues(P.unvalued, f)
 
-    def solve(self, state: ConeProgram, u: torch.Tensor, forbidden: torch.Tensor | None) -> Solution:
-        """Each pattern of forbidden entries is a cone program of its own, for the time of the call."""
+    def bound(self, state: ConeProgram | AtValues, beside: torch.Tensor) -> AtValues:
+        assert isinstance(state, AtValues)
+        return AtValues(state.P, state.f, beside.cpu().numpy())
+
+    def solve(self, state: ConeProgram | AtValues, u: torch.Tensor, forbidden: torch.Tensor | None) -> Solution:
+        """Each pattern of forbidden entries is a cone program of its own, for the time of the call; so is each value of
+        the parameters."""
+        if isinstance(state, ConeProgram):
+            return self._solve_program(state, u, forbidden)
+        B, (n, q) = len(u), (u.shape[1], state.P.affine_form.q)
+        z, J = u.new_zeros(B, n), u.new_zeros(B, n, n + q)
+        told: list[torch.Tensor] = [t.clone() for t in Solution(z).told()]
+        told[0][:], told[1][:] = False, torch.inf
+        assert state.thetas is not None
+        values, which = np.unique(state.thetas, axis=0, return_inverse=True)
+        for k, theta in enumerate(values):
+            rows = torch.from_numpy(np.flatnonzero(which.reshape(-1) == k)).to(u.device)
+            P, mask = state.P.alone(theta), None if forbidden is None else forbidden[rows]
+            try:
+                found = self._solve_program(self.state(P, state.f), u[rows], mask)
+            except EmptyPolytopeError:
+                told[3][rows] = True
+                continue
+            except UnboundedPolytopeError:
+                continue
+            z[rows], J[rows, :, :n] = found.z, found.kept[0]
+            for mine, theirs in zip(told, found.told(), strict=True):
+                mine[rows] = theirs
+            for row in rows[found.told()[0]].tolist():
+                J[row, :, n:] = torch.from_numpy(state.moves(P, theta, u[row], z[row])).to(u.device)
+        return Solution(z, *told, (J,))
+
+    def _solve_program(self, state: ConeProgram, u: torch.Tensor, forbidden: torch.Tensor | None) -> Solution:
         B, n = u.shape
         z, J = np.zeros((B, n)), np.zeros((B, n, n))
         residual, steps, accepted, empty = np.zeros(B), np.zeros(B, dtype=int), np.zeros(B), np.zeros(B, dtype=bool)
@@ -116,8 +155,42 @@ class CvxpyLayerEngine(Engine["ConeProgram"]):
         whole, converged, bound, iterations, none, kept = (torch.from_numpy(t).to(u.device) for t in told)
         return Solution(whole, converged, bound, iterations, none, (kept,))
 
-    def times_jacobian(self, state: ConeProgram, g: torch.Tensor, at: At) -> torch.Tensor:
-        return (at.kept[0] @ g[..., None])[..., 0]
+    def times_jacobian(self, state: ConeProgram | AtValues, g: torch.Tensor, at: At) -> torch.Tensor:
+        J, n = at.kept[0], at.z.shape[1]
+        dz = (J[..., :n] @ g[:, :n, None])[..., 0]
+        if g.shape[1] == n:
+            return dz
+        gt = g[:, None, n:]
+        dz = dz + torch.where(gt == 0, 0.0, J[..., n:] * gt).sum(dim=2)  # NaN only where it is asked for
+        return torch.cat([dz, (J[..., n:].mT @ g[:, :n, None])[..., 0]], dim=1)
+
+
+class AtValues:
+    """A polytope with parameters, at the values of a batch.
+
+    Attributes:
+        P: without values.
+        thetas: ``(B, q)``; None where none were given yet.
+    """
+
+    def __init__(self, P: Polytope, f: Separable, thetas: np.ndarray | None = None):
+        self.P, self.f, self.thetas = P, f, thetas
+
+    def moves(self, P: Polytope, theta: np.ndarray, u: torch.Tensor, z: torch.Tensor) -> np.ndarray:
+        """dz / dtheta ``(n, q)`` of one instance, solved over P, the polytope at theta."""
+        affine, f = self.P.affine, self.f
+        free = torch.from_numpy(affine.free)
+        J = np.zeros((self.P.size, len(theta)))
+        J[affine.fixed] = affine.moves
+        if len(free):
+            inner = z.cpu()[free]
+            slope = f.slope(inner).numpy()
+            missing = (u.cpu()[free] - f.gradient(f.inside(inner, 1e-300))).numpy()
+            held = Held.of(affine.form.at(theta), inner.numpy(), slope, missing)
+            J[affine.free] = held.moves(affine.form, theta, slope)
+            if f.steep and np.any(np.isin(affine.free, P.presolved.fixed) & (slope <= STEEP)):
+                J[:] = np.nan  # the entry may only move to one side, from where phi' is infinite
+        return J
 
 
 def _patterns(forbidden: torch.Tensor | None, batch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

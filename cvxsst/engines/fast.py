@@ -17,7 +17,7 @@ from cvxsst.polytope import Map, Polytope
 from cvxsst.problem import Problem
 from cvxsst.recognition import known
 from cvxsst.regularizers import Regularizer
-from cvxsst.values import is_finite, on_host
+from cvxsst.values import holds, is_finite, on_host, positions
 
 WIDE = 1e10  # utilities up to here are no matter: paths take the largest off first, or are exact to 1e-16 of them
 
@@ -27,6 +27,7 @@ class Fast(Engine[Map]):
 
     name = "fast"
     judges = False
+    parametric = True
 
     def refusal(self, P: Polytope, f: Regularizer) -> str | None:
         return None if _path(P, f) is not None else f"no fast path is registered for {P!r} with {f!r}"
@@ -43,6 +44,8 @@ class Fast(Engine[Map]):
         self, problem: Problem, refused: Refused | None = None, **options: Any
     ) -> tuple[torch.Tensor, Info | None]:
         assert problem.f is not None
+        if problem.theta is not None:
+            return self._at_values(problem.inspected(), **options)
         path = _path(problem.P, problem.f)
         assert path is not None
         # Values on the host are looked at first; those on a device once, together with the result.
@@ -67,6 +70,16 @@ class Fast(Engine[Map]):
         # unrolled sweeps may also be too slow there
         empty = None if options else _empty(z.detach(), problem.forbidden)
         return z, Solution(z.detach(), empty=empty).info(self.name)
+
+    def _at_values(self, problem: Problem, **options: Any) -> tuple[torch.Tensor, Info | None]:
+        """With parameters; what the path does not solve is NaN, and not asked for a derivative."""
+        z = _applied_at(problem.at(problem.inputs.detach()), **options)
+        solved = torch.isfinite(z).all(dim=1) & (problem.u.detach().abs() <= WIDE).all(dim=1)
+        info = None if not holds(~solved) else Solution(z, solved).info(self.name)
+        rows = None if info is None else positions(solved)
+        if rows is not None:
+            return z.index_put((rows,), _applied_at(problem.rows(rows), **options)), info
+        return _applied_at(problem, **options), info
 
     def solve(self, state: Map, u: torch.Tensor, forbidden: torch.Tensor | None) -> Solution:
         if forbidden is None:
@@ -101,6 +114,18 @@ def _applied(path: Map, P: Polytope, u: torch.Tensor, **options: Any) -> torch.T
             " it must return a tensor of their shape"
         )
     return z if z.shape == u.shape else z.reshape(u.shape)
+
+
+def _applied_at(problem: Problem, **options: Any) -> torch.Tensor:
+    """The path at the values of the parameters of each instance."""
+    assert problem.theta is not None
+    assert problem.f is not None
+    knowledge = problem.P.unvalued.knowledge_at(problem.theta)
+    assert knowledge is not None
+    path, u = knowledge.softmax(type(problem.f)), problem.u
+    assert path is not None
+    u = u if problem.forbidden is None else u.masked_fill(problem.forbidden, -torch.inf)
+    return _applied(path, problem.P, u, **options)
 
 
 def _path(P: Polytope, f: Regularizer) -> Map | None:

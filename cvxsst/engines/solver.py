@@ -85,7 +85,7 @@ class Solver:
 
 @dataclass(frozen=True)
 class Rescue:
-    """(J g, g, u, forbidden) -> J g: where the engine that found z has NaN, by the others, else as ``on_failure`` says.
+    """(J g, g, inputs, forbidden) -> J g: where the engine that found z has NaN, by the others, else as ``on_failure`` says.
 
     Attributes:
         rows: which instances of the problem the engine was asked about; None: all.
@@ -98,9 +98,15 @@ class Rescue:
     on_failure: str
 
     def __call__(
-        self, product: torch.Tensor, g: torch.Tensor, u: torch.Tensor, forbidden: torch.Tensor | None
+        self, product: torch.Tensor, g: torch.Tensor, inputs: torch.Tensor, forbidden: torch.Tensor | None
     ) -> torch.Tensor:
-        problem = replace(self.problem, u=u, forbidden=forbidden, batch=u.shape[:1])
+        wide = product.shape[1] - self.problem.inputs.shape[1]  # an engine may have inputs of its own
+        if wide:
+            product, g, inputs = (t[:, :-wide] for t in (product, g, inputs))
+        theta, n = self.problem.theta, self.problem.P.size
+        if theta is not None and not theta.requires_grad:  # what is not asked for need not be known
+            product = torch.cat([product[:, :n], torch.nan_to_num(product[:, n:])], dim=1)
+        problem = replace(self.problem.at(inputs), forbidden=forbidden, batch=inputs.shape[:1])
         for engine in self.solver.others():
             lost = _lost(product, g)
             if engine is self.engine or not holds(lost):
@@ -112,7 +118,7 @@ class Rescue:
         lost = _lost(product, g)
         if self.on_failure == "raise" and holds(lost):
             self._raise(lost)
-        return product
+        return torch.nn.functional.pad(product, (0, wide)) if wide else product
 
     def _raise(self, lost: torch.Tensor) -> None:
         if self.rows is not None:
@@ -135,13 +141,18 @@ def _differentiated(
 ) -> torch.Tensor:
     """J g with the ``lost`` instances by this engine, at its own z; NaN where it has none, or cannot tell either."""
 
-    def solved(u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        z, info = engine.softmax(asked.at(u))
+    def solved(inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        z, info = engine.softmax(asked.at(inputs))
         return z, torch.isfinite(z.sum(dim=1)) if info is None else info.converged
 
     rows = positions(lost)
     asked, direction = (problem, g) if rows is None else (problem.rows(rows), g[rows])
-    _, pull, converged = torch.func.vjp(solved, asked.u, has_aux=True)  # type: ignore[misc]
-    found = pull(direction)[0].masked_fill(~converged[:, None], torch.nan)
+    _, pull, converged = torch.func.vjp(solved, asked.inputs, has_aux=True)  # type: ignore[misc]
+    n = problem.P.size
+    found = pull(direction[:, :n])[0]
+    if found.shape[1] > n and holds(direction[:, n:] != 0):  # how z moves with theta, not only what that gives back
+        moved = torch.func.jvp(lambda inputs: solved(inputs)[0], (asked.inputs,), (direction,))[1]
+        found = torch.cat([moved, found[:, n:]], dim=1)
+    found = found.masked_fill(~converged[:, None], torch.nan)
     found = found if rows is None else product.index_put((rows,), found)
     return torch.where(lost[:, None], found, product)

@@ -92,27 +92,55 @@ def canonicalize(z: cp.Variable, constraints: Sequence[cp.Constraint]) -> Standa
 
     An infinite right-hand side is a constraint that says nothing, or one that no point satisfies.
     """
-    _refuse_what_is_not_polyhedral(z, constraints)
-    # A variable with attributes (nonneg, bounds, symmetric ...) is replaced by CVXPY with another one and
-    # extra constraints; a plain copy keeps its identity. Its rows come first.
-    plain = not any(z.attributes[name] for name in z.attributes)
-    copy = z if plain else cp.Variable(z.shape)
-    rows = list(constraints) if plain else [copy == z, *constraints]
-    problem = cp.Problem(cp.Minimize(cp.sum(copy)), rows)  # the objective only keeps every entry of z in sight
-    data, _, _ = problem.get_problem_data(cp.CLARABEL)
-    cones = data["dims"]
-    if cones.exp or cones.soc or cones.psd or cones.p3d or cones.pnd:
-        raise _not_polyhedral(z, constraints)
-    width = len(data["c"])
-    M, right = _rows(data)
+    refuse_what_is_not_polyhedral(z, constraints)
+    compiled = Compiled.of(z, constraints)
+    M, right = compiled.rows()
     if len(_wrong_numbers(M, right)):
         raise _no_number(z, constraints)
-    start = data["param_prob"].var_id_to_col.get(copy.id, 0)  # without entries it is in no problem
-    order = start + np.arange(z.size).reshape(z.shape, order="F").ravel()  # CVXPY stores columns first
-    M = M[:, np.concatenate([order, np.setdiff1d(np.arange(width), order)])]
-    equalities = cones.zero
+    M, equalities = M[:, compiled.order], compiled.equalities
     form = StandardForm(M[:equalities], right[:equalities], M[equalities:], right[equalities:], z.size)
-    return _settle_infinities(form if plain else _substitute_copies(form))
+    return _settle_infinities(form if compiled.plain else _substitute_copies(form))
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """Constraints as CVXPY compiles them.
+
+    Attributes:
+        data: of ``Problem.get_problem_data``.
+        order: of its columns: those of z, row by row, then the others.
+        plain: whether z itself stands in the rows; else, as a variable with attributes does, it is the copy of another.
+    """
+
+    data: dict
+    order: np.ndarray
+    plain: bool
+
+    @staticmethod
+    def of(z: cp.Variable, constraints: Sequence[cp.Constraint]) -> Compiled:
+        """Raises NotPolyhedralError where a constraint is curved."""
+        # A variable with attributes (nonneg, bounds, symmetric ...) is replaced by CVXPY with another one and
+        # extra constraints; a plain copy keeps its identity. Its rows come first.
+        plain = not any(z.attributes[name] for name in z.attributes)
+        copy = z if plain else cp.Variable(z.shape)
+        rows = list(constraints) if plain else [copy == z, *constraints]
+        problem = cp.Problem(cp.Minimize(cp.sum(copy)), rows)  # the objective only keeps every entry of z in sight
+        data, _, _ = problem.get_problem_data(cp.CLARABEL)
+        cones = data["dims"]
+        if cones.exp or cones.soc or cones.psd or cones.p3d or cones.pnd:
+            raise _not_polyhedral(z, constraints)
+        start = data["param_prob"].var_id_to_col.get(copy.id, 0)  # without entries it is in no problem
+        first = start + np.arange(z.size).reshape(z.shape, order="F").ravel()  # CVXPY stores columns first
+        order = np.concatenate([first, np.setdiff1d(np.arange(len(data["c"])), first)])
+        return Compiled(data, order, plain)
+
+    @property
+    def equalities(self) -> int:
+        return self.data["dims"].zero
+
+    def rows(self) -> tuple[sp.csr_array, np.ndarray]:
+        """(M, r): the rows M x = r and then M x <= r."""
+        return _rows(self.data)
 
 
 def _rows(data: dict) -> tuple[sp.csr_array, np.ndarray]:
@@ -172,7 +200,8 @@ def _substitute_copies(form: StandardForm) -> StandardForm:
     )
 
 
-def _refuse_what_is_not_polyhedral(z: cp.Variable, constraints: Sequence[cp.Constraint]) -> None:
+def refuse_what_is_not_polyhedral(z: cp.Variable, constraints: Sequence[cp.Constraint], dpp: bool = False) -> None:
+    """Raise NotPolyhedralError for variables and constraints of the wrong kind; ``dpp``: parameters are allowed."""
     for variable in {v.id: v for v in [z, *(v for c in constraints for v in c.variables())]}.values():
         attributes = variable.attributes
         if attributes["boolean"] or attributes["integer"]:
@@ -183,7 +212,7 @@ def _refuse_what_is_not_polyhedral(z: cp.Variable, constraints: Sequence[cp.Cons
         if variable.is_complex():
             raise NotPolyhedralError(f"variable {variable.name()} is complex; a polytope needs real variables")
     for position, constraint in enumerate(constraints):
-        if constraint.parameters():
+        if constraint.parameters() and not dpp:
             raise NotPolyhedralError(
                 f"constraints[{position}] ({brief(constraint)}) contains a cvxpy.Parameter; a polytope is fixed: "
                 "write the number, or make a family with @cvxsst.polytope and pass it as an argument"

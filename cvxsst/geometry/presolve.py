@@ -322,9 +322,11 @@ def left_null_space(L: np.ndarray) -> np.ndarray:
     return Q[:, np.count_nonzero(diagonal > RANK_TOLERANCE * max(1.0, diagonal.max(initial=0))) :]
 
 
-def _require_bounded(form: StandardForm) -> None:
+def endless(form: StandardForm) -> tuple[np.ndarray, np.ndarray]:
+    """Which entries of z grow along some ray of a set that is not empty, and which fall."""
+    nothing = np.zeros(form.n, dtype=bool)
     if all(np.all(np.isfinite(bound[: form.n])) for bound in column_bounds(form, passes=2)):
-        return
+        return nothing, nothing
     unit = np.concatenate([np.ones(form.n), np.full(form.lifted, np.inf)])
     zero_b, zero_h = np.zeros_like(form.b), np.zeros_like(form.h)
     cone = LinearProgram(form.A, zero_b, form.G, zero_h, form.n, lower=-unit, upper=unit)
@@ -332,6 +334,11 @@ def _require_bounded(form: StandardForm) -> None:
     # If there is a ray, c or -c grows along it (c is orthogonal to none). What the two best rays move has no bound.
     rays = [cone.maximize(c).x for c in (generic, -generic)]
     up, down = (np.any([s * ray[: form.n] > 1e-7 for ray in rays if ray is not None], axis=0) for s in (1.0, -1.0))
+    return up, down
+
+
+def _require_bounded(form: StandardForm) -> None:
+    up, down = endless(form)
     if not np.any(up | down):
         return
     sides = {"from above": up, "from below": down}

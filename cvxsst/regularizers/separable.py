@@ -76,8 +76,7 @@ class Separable(Regularizer):
         low, high = self.domain
         if np.isinf(low) and np.isinf(high):
             return
-        lower, upper = P.bounds
-        outside = np.flatnonzero((lower < low - 1e-7) | (upper > high + 1e-7))
+        outside = P.outside(low - 1e-7, high + 1e-7)
         if len(outside):
             raise ValueError(
                 f"regularizer: {self!r} is defined for entries in [{low:g}, {high:g}], but over {P!r} entries "

@@ -186,7 +186,7 @@ def compare(
 
 
 def _checked(candidate: Candidate, P: Polytope, regularizer: Regularizer, name: str | None) -> Solver:
-    checked_polytope(P)
+    checked_polytope(P, single=True)
     checked_regularizer(regularizer)
     if isinstance(candidate, str):
         engine = of_engine(chosen_engine(P, regularizer, candidate).name, P, regularizer)

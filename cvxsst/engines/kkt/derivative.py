@@ -115,39 +115,53 @@ def _on_face(program: Program, g: torch.Tensor, curvature: torch.Tensor, weight:
 def _refined(
     program: Program, g: torch.Tensor, curvature: torch.Tensor, weight: torch.Tensor, stiff: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """x_z ``(n, B)`` of  D x + A'nu + G'mu = g,  A x = 0,  G x = mu / w,  and what is missed, relative to it: what
-    the last steps let expect, or what it leaves of the first equation.
+    """x_z ``(n, B)`` of  D x + A'nu + G'mu = g,  A x = 0,  G x = mu / w,  and what is missed."""
+    columns = g.shape[1]
+    f = torch.cat([g, g.new_zeros(len(program.start) - program.n, columns)])
+    nothing = g.new_zeros(len(program.b), columns), torch.zeros_like(weight)
+    x, _, _, missed = solved(program, (f, *nothing), curvature, weight, stiff)
+    return x[: program.n], missed
+
+
+Right = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def solved(
+    program: Program, right: Right, curvature: torch.Tensor, weight: torch.Tensor, stiff: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """x ``(N, B)``, nu, mu of  D x + A'nu + G'mu = f,  A x = b,  G x - mu / w = h  for (f, b, h) = ``right``, and what
+    is missed of x_z, relative to it: what the last steps let expect, or what it leaves of the first equation.
 
     Solved with D and w divided by the least curvature, so that what regularizes the factorization is small beside them:
     of the equalities the less the stiffer D is, up to ``stiff``.
     """
-    A, G, n, columns = program.A, program.G, program.n, g.shape[1]
+    A, G, n, (f, b, h), columns = program.A, program.G, program.n, right, right[0].shape[1]
     lifted, least = len(program.start) - n, curvature.amin(dim=0)
     D = torch.cat([curvature / least, curvature.new_zeros(lifted, columns)])
     w = (weight / least).clamp_min(LIGHT)
     yielding = w.minimum(HEAVY / program.lengths[:, None])
     regularized = torch.cat([D[:n], D.new_full((lifted, columns), PROXIMAL)])
     factor = program.pattern.factor(regularized, yielding, DELTA / D[:n].amax(dim=0).clamp_max(stiff))
-    unit = program.unit[:n]
+    unit, b, h = program.unit[:n], least * b, least * h
     largest = (unit.square() / curvature).amax(dim=0)  # slope
-    floor = (g / unit).abs().amax(dim=0) * least * (SMALLER * largest).clamp_min(SMALL)
-    f = torch.cat([g, g.new_zeros(lifted, columns)])
-    x, nu, mu = torch.zeros_like(D), g.new_zeros(len(program.b), columns), torch.zeros_like(w)
+    floor = (f[:n] / unit).abs().amax(dim=0) * least * (SMALLER * largest).clamp_min(SMALL)
+    x, nu, mu = torch.zeros_like(D), torch.zeros_like(b), torch.zeros_like(w)
     last = torch.full_like(least, torch.inf)
     for step in range(1, MOST_STEPS + 1):
-        dx, dnu, dmu = factor.solve(f - D * x - A.T @ nu - G.T @ mu, -(A @ x), mu / w - G @ x)
+        dx, dnu, dmu = factor.solve(f - D * x - A.T @ nu - G.T @ mu, b - A @ x, h + mu / w - G @ x)
         x, nu, mu = x + dx, nu + dnu, mu + dmu
         before = last
         last, result = ((unit * t[:n]).abs().amax(dim=0) for t in (dx, x))
         to_come = last / (1 - (last / before.clamp_min(LIGHT)).clamp_max(1 - ENOUGH))  # as a geometric series
-        missed = to_come / result.maximum(floor)
+        missed = to_come / result.maximum(floor).clamp_min(LIGHT)
         if step >= STEPS and bool((missed <= DONE).all()):
             break
     left = f - D * x - A.T @ nu - G.T @ mu
-    unexplained = (unit * left[:n] / D[:n]).abs().amax(dim=0) / result.maximum(floor)
+    unexplained = (unit * left[:n] / D[:n]).abs().amax(dim=0) / result.maximum(floor).clamp_min(LIGHT)
     if lifted:
-        unexplained = unexplained.maximum(left[n:].abs().amax(dim=0) / g.abs().amax(dim=0).clamp_min(LIGHT))
-    return x[:n] / least, missed.maximum(unexplained)
+        scale = f[:n].abs().amax(dim=0).maximum(h.abs().amax(dim=0)) if len(h) else f[:n].abs().amax(dim=0)
+        unexplained = unexplained.maximum(left[n:].abs().amax(dim=0) / scale.clamp_min(LIGHT))
+    return x / least, nu, mu, missed.maximum(unexplained)
 
 
 def _project(c: torch.Tensor, H: torch.Tensor, active: torch.Tensor, program: BoxProgram, chunk: int) -> torch.Tensor:

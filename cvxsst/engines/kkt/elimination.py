@@ -161,7 +161,7 @@ class Pattern:
         other.levels = [level.to(device) for level in self.levels]
         other.positive, other.negative = self.positive.to(device), self.negative.to(device)
         other.blocks = {name: block.to(device) for name, block in self.blocks.items()}
-        for name in ("constant", "a", "g", "apart", "joined", "A", "G"):
+        for name in ("constant", "a", "g", "apart", "apart_entries", "joined", "A", "G"):
             setattr(other, name, getattr(self, name).to(device))
         other.weighted = tuple(t.to(device) for t in self.weighted)
         other.device = device
@@ -171,10 +171,36 @@ class Pattern:
         """Take the entries from these matrices, whose patterns are those of the first."""
         A, G = _sorted(A), _sorted(G)
         self.A, self.G, (_, _, first, second) = Matrix(A), Matrix(G), self.weighted
-        entries, apart = torch.from_numpy(G.data), torch.from_numpy(G[self.apart.numpy()].data)
-        self.a = torch.cat([torch.from_numpy(A.data), apart])[:, None]
+        entries, long = torch.from_numpy(G.data), self.apart.numpy()
+        spans = [np.arange(G.indptr[row], G.indptr[row + 1]) for row in long]
+        self.apart_entries = torch.from_numpy(np.concatenate([np.zeros(0, dtype=np.int64), *spans]))
+        self.a = torch.cat([torch.from_numpy(A.data), entries[self.apart_entries]])[:, None]
         self.g = (entries[first] * entries[second])[:, None]
         self.joined = torch.ones(G.shape[0], 1, dtype=torch.float64).index_fill_(0, self.apart, 0.0)
+
+    def at(self, a: torch.Tensor, g: torch.Tensor) -> Pattern:
+        """The same pattern with other entries of A and G in every instance, ``(their number, B)``, row by row, the
+        columns ascending."""
+        other = object.__new__(Pattern)
+        other.__dict__.update(self.__dict__)
+        other.A, other.G, (_, _, first, second) = self.A.at(a), self.G.at(g), self.weighted
+        other.a = torch.cat([a, g.index_select(0, self.apart_entries)])
+        other.g = g.index_select(0, first) * g.index_select(0, second)
+        return other
+
+    def of(self, columns: torch.Tensor) -> Pattern:
+        """That of some instances."""
+        if self.a.shape[1] == 1:
+            return self
+        other = object.__new__(Pattern)
+        other.__dict__.update(self.__dict__)
+        other.A, other.G, other.a, other.g = (
+            self.A.of(columns),
+            self.G.of(columns),
+            self.a[:, columns],
+            self.g[:, columns],
+        )
+        return other
 
     def factor(self, D: torch.Tensor, W: torch.Tensor, delta: float | torch.Tensor = DELTA) -> Factor:
         """Factor M for D ``(N, B)`` and W ``(p, B)``; delta a number or ``(B,)``."""

@@ -20,7 +20,7 @@ instances last.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -36,6 +36,7 @@ NEAR = 1e-6  # to an end of the domain
 PROXIMAL = 1e-6  # on y, where u has spread 1
 LEAST_SHARE = 1e-3
 LEAST_MU = 1e-9
+LEAST_SLACK = 0.1  # in units of the slacks at the centre
 NO_GAP = 1e-18  # a smaller sum of s lam is no progress
 UNREFINED = 5  # steps in which a rough direction will do
 # A duality gap that is no rounding: absolute for P of size 1, and relative to the reach of <u, z> over P.
@@ -59,13 +60,17 @@ CAREFUL = Manner(steps=300, patience=40, to_boundary=0.9, least_centring=0.1, re
 
 @dataclass
 class Program:
-    """What all instances share: the matrices, on one device, their elimination, an interior point."""
+    """What all instances share: the matrices, on one device, their elimination, an interior point.
+
+    With parameters, ``b``, ``h``, ``start`` and the entries of the matrices are those of one batch, a column for each
+    instance; else a single column.
+    """
 
     pattern: Pattern
-    b: torch.Tensor
-    h: torch.Tensor
+    b: torch.Tensor  # ``(m, 1)``
+    h: torch.Tensor  # ``(p, 1)``
     n: int
-    start: torch.Tensor
+    start: torch.Tensor  # ``(N, 1)``
     f: Separable
     in_domain: torch.Tensor  # which rows of G say no more than the domain of phi
     lengths: torch.Tensor  # of the rows of G, squared
@@ -81,6 +86,13 @@ class Program:
         }
         return Program(**moved, n=self.n, f=self.f)
 
+    def of(self, columns: torch.Tensor) -> Program:
+        """That of some instances."""
+        if self.b.shape[1] == self.h.shape[1] == self.start.shape[1] == 1 and self.pattern.a.shape[1] == 1:
+            return self
+        b, h, start = (t if t.shape[1] == 1 else t[:, columns] for t in (self.b, self.h, self.start))
+        return replace(self, pattern=self.pattern.of(columns), b=b, h=h, start=start)
+
     @property
     def A(self) -> Matrix:  # noqa: N802 - as the formulas call it
         return self.pattern.A
@@ -90,9 +102,16 @@ class Program:
         return self.pattern.G
 
     @cached_property
-    def stiffness(self) -> float:
-        """The largest second derivative of phi(unit x) where all start."""
-        return float(self.smooth(self.start[: self.n, None])[1].amax())
+    def stiffness(self) -> torch.Tensor:
+        """The largest second derivative of phi(unit x) where they start, ``(1,)`` or ``(B,)``."""
+        return self.smooth(self.start[: self.n])[1].amax(dim=0)
+
+    @property
+    def slack(self) -> torch.Tensor:
+        """Where s starts: 1 at the centre, with parameters what is there, or LEAST_SLACK."""
+        if self.start.shape[1] == 1:
+            return torch.ones_like(self.h)
+        return (self.h - self.G @ self.start).clamp_min(LEAST_SLACK)
 
     def smooth(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The first two derivatives of phi(unit x), continued linearly where phi'' would exceed 1 / EDGE."""
@@ -105,17 +124,20 @@ class Program:
 
 @dataclass
 class Solution:
-    """For each instance: x = (z, y) ``(N, B)``, the weights lam / s of G ``(p, B)``, nu ``(m, B)``, and how it went."""
+    """For each instance: x = (z, y) ``(N, B)``, the weights lam / s of G ``(p, B)``, nu ``(m, B)``, lam ``(p, B)``, and
+    how it went."""
 
     x: torch.Tensor
     weight: torch.Tensor
     nu: torch.Tensor
+    lam: torch.Tensor
     residual: torch.Tensor
     iterations: torch.Tensor
 
     def put(self, columns: torch.Tensor, other: Solution) -> None:
         """Replace these instances; their iterations add up."""
-        self.x[:, columns], self.weight[:, columns], self.nu[:, columns] = other.x, other.weight, other.nu
+        self.x[:, columns], self.weight[:, columns] = other.x, other.weight
+        self.nu[:, columns], self.lam[:, columns] = other.nu, other.lam
         self.residual[columns] = other.residual
         self.iterations[columns] += other.iterations
 
@@ -136,7 +158,7 @@ def solve(
     """
     B, unit = u.shape[1], program.unit
     size, c = float(unit[: program.n].amax()), unit[: program.n] * u
-    scale = (c.amax(dim=0) - c.amin(dim=0)).clamp_min(program.stiffness)
+    scale = (c.amax(dim=0) - c.amin(dim=0)).maximum(program.stiffness)
     state = _State(program, c / scale, 1 / scale, flat, manner)
     best = {name: torch.empty(len(value), B, dtype=u.dtype, device=u.device) for name, value in state.iterate.items()}
     residual = u.new_full((B,), torch.inf)
@@ -158,7 +180,7 @@ def solve(
     x[: program.n] = _refined(program, u, x[: program.n], nu, lam, flat)
     gap, reach = _duality_gap(program, u, x, nu, lam, flat)
     trusted = gap <= GROSS * max(1.0, size) + GROSS_RELATIVE * reach
-    return Solution(x, lam / best["s"], nu, torch.where(trusted, size * residual, torch.inf), iterations)
+    return Solution(x, lam / best["s"], nu, lam, torch.where(trusted, size * residual, torch.inf), iterations)
 
 
 def _duality_gap(
@@ -181,9 +203,7 @@ def _duality_gap(
     excess = f.excess(z, p)
     if flat is not None:
         excess = torch.where(flat, p.abs() * unit[:n], excess)  # linear there
-    slack, miss = (
-        (right[:, None] - M @ (x / unit)).abs() for M, right in ((program.G, program.h), (program.A, program.b))
-    )
+    slack, miss = ((right - M @ (x / unit)).abs() for M, right in ((program.G, program.h), (program.A, program.b)))
     parts = (excess, lam * slack, nu.abs() * miss, normal[n:].abs() * x[n:].abs())
     gap = torch.stack([part.sum(dim=0) for part in parts]).sum(dim=0)
     reach = ((u.abs() + normal[:n].abs()) * unit[:n]).sum(dim=0)
@@ -247,15 +267,15 @@ class _State:
 
     def __init__(self, program: Program, u: torch.Tensor, tau: torch.Tensor, flat: torch.Tensor | None, manner: Manner):
         self.program, self.u, self.tau, self.flat, self.manner = program, u, tau, flat, manner
-        self.x = program.start[:, None].expand(-1, u.shape[1]).clone()
-        self.s = torch.ones(len(program.h), u.shape[1], dtype=u.dtype, device=u.device)
+        self.x = program.start.expand(-1, u.shape[1]).clone()
+        self.s = program.slack.expand(-1, u.shape[1]).clone()
         self.nu = u.new_zeros(len(program.b), u.shape[1])
         self.lam = torch.zeros_like(self.s)
         self.look()
         # the first mu: the length of the Newton step with lam = 0, in units of the slacks
         nothing = torch.zeros_like(self.nu), torch.zeros_like(self.s)
-        dx, *_ = program.pattern.factor(self.D, self.s).solve(self.missing.stationary, *nothing)
-        self.lam = (program.G @ dx).square().sum(dim=0).sqrt().clamp_min(LEAST_MU) * self.s
+        dx, *_ = program.pattern.factor(self.D, self.s**-2).solve(self.missing.stationary, *nothing)
+        self.lam = ((program.G @ dx) / self.s).square().sum(dim=0).sqrt().clamp_min(LEAST_MU) / self.s
         self.look()
 
     def look(self) -> None:
@@ -264,8 +284,8 @@ class _State:
         marginal, self.D = self._marginal_and_curvature()
         stationary = -(program.A.T @ self.nu + program.G.T @ self.lam)
         stationary[: program.n] += self.u - self.tau * marginal
-        primal = program.b[:, None] - program.A @ self.x
-        self.missing = _Missing(stationary, primal, program.h[:, None] - program.G @ self.x - self.s)
+        primal = program.b - program.A @ self.x
+        self.missing = _Missing(stationary, primal, program.h - program.G @ self.x - self.s)
 
     def _marginal_and_curvature(self) -> tuple[torch.Tensor, torch.Tensor]:
         """phi'(z), and tau phi''(z) for all columns: the proximal term where there is no phi."""
@@ -281,7 +301,7 @@ class _State:
         for name in ("u", "x", "s", "lam", "nu", "D"):
             setattr(self, name, getattr(self, name)[:, which])
         self.missing = _Missing(*(part[:, which] for part in self.missing))
-        self.tau = self.tau[which]
+        self.tau, self.program = self.tau[which], self.program.of(which)
         self.flat = None if self.flat is None else self.flat[:, which]
 
     @property

@@ -11,7 +11,10 @@ SMALL = 4096  # entries up to which it is kept dense anyway
 
 
 class Matrix:
-    """``M @ x`` and ``M.T @ y``; sparse by gathers and scatters of whole rows of instances."""
+    """``M @ x`` and ``M.T @ y``; sparse by gathers and scatters of whole rows of instances.
+
+    ``values``: of its entries ``(nnz, 1)``, or different in every instance ``(nnz, B)``.
+    """
 
     def __init__(self, M: sp.sparray):
         entries = sp.coo_array(M)
@@ -30,6 +33,17 @@ class Matrix:
         other.rows, other.columns, other.values = (t.to(device) for t in (self.rows, self.columns, self.values))
         return other
 
+    def at(self, values: torch.Tensor) -> Matrix:
+        """The same entries with these values, ``(nnz, B)``, in the order of ``rows``."""
+        other = object.__new__(Matrix)
+        other.__dict__.update(self.__dict__)
+        other.dense, other.values = None, values
+        return other
+
+    def of(self, columns: torch.Tensor) -> Matrix:
+        """That of some instances."""
+        return self if self.values.shape[1] == 1 else self.at(self.values[:, columns])
+
     @property
     def T(self) -> Matrix:  # noqa: N802 - as numpy and torch call it
         other = object.__new__(Matrix)
@@ -37,6 +51,17 @@ class Matrix:
         other.dense = None if self.dense is None else self.dense.T
         other.rows, other.columns, other.values = self.columns, self.rows, self.values
         return other
+
+    @property
+    def counts(self) -> torch.Tensor:
+        """How many entries each row has."""
+        return torch.bincount(self.rows, minlength=self.shape[0])
+
+    @property
+    def csr(self) -> sp.csr_array:
+        """All entries, of one instance or of all alike, as SciPy has them."""
+        rows, columns, values = (t.numpy(force=True) for t in (self.rows, self.columns, self.values[:, 0]))
+        return sp.csr_array((values, (rows, columns)), shape=self.shape)
 
     @property
     def array(self) -> torch.Tensor:

@@ -14,7 +14,7 @@ Layout: instances last.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -33,20 +33,30 @@ DAMPING = 1e-13
 
 @dataclass
 class BoxProgram:
-    """What all instances share; ``pairs`` maps H to A H A', row by row: ``(m * m, n)``."""
+    """What all instances share; ``pairs`` maps H to A H A', row by row: ``(m * m, n)``.
+
+    With parameters, ``b``, ``low``, ``high`` and ``center`` are those of one batch, a column for each instance.
+    """
 
     A: Matrix
-    b: torch.Tensor
-    low: torch.Tensor
+    b: torch.Tensor  # ``(m, 1)``
+    low: torch.Tensor  # ``(n, 1)``
     high: torch.Tensor
-    center: torch.Tensor  # phi' at an interior point
+    center: torch.Tensor  # phi' at an interior point, ``(n, 1)``
     gram: torch.Tensor  # Cholesky factor of A A'
     pairs: Matrix
     f: Separable
+    ratio: torch.Tensor | None = None  # the bound that each row of G is ``(p, B)``, with parameters
 
     def to(self, device: torch.device) -> BoxProgram:
-        moved: dict[str, Any] = {name: t.to(device) for name, t in vars(self).items() if name != "f"}
+        moved: dict[str, Any] = {name: t.to(device) for name, t in vars(self).items() if name not in ("f", "ratio")}
         return BoxProgram(**moved, f=self.f)
+
+    def of(self, columns: torch.Tensor) -> BoxProgram:
+        """That of some instances."""
+        names = ("b", "low", "high", "center", "ratio")
+        parts = {name: part for name in names if (part := getattr(self, name)) is not None and part.shape[1] > 1}
+        return replace(self, **{name: part[:, columns] for name, part in parts.items()})
 
     def normal_matrix(self, H: torch.Tensor) -> torch.Tensor:
         """A H A' ``(B, m, m)``."""
@@ -55,14 +65,18 @@ class BoxProgram:
 
 
 class Box(NamedTuple):
-    """Bounds on z, ``(n, 1)`` or, different in every instance, ``(n, B)``."""
+    """Bounds on z, ``(n, 1)`` or, different in every instance, ``(n, B)``; and b, likewise."""
 
     low: torch.Tensor
     high: torch.Tensor
+    b: torch.Tensor
 
     def of(self, columns: torch.Tensor) -> Box:
         """That of some instances."""
-        return self if self.low.shape[1] == 1 else Box(self.low[:, columns], self.high[:, columns])
+        return Box(*(t if t.shape[1] == 1 else t[:, columns] for t in self))
+
+    def clamped(self, z: torch.Tensor) -> torch.Tensor:
+        return z.clamp(self.low, self.high)
 
     def inside(self, z: torch.Tensor) -> torch.Tensor:
         """1 where z is not clamped, else 0."""
@@ -89,15 +103,16 @@ def solve(
         forbidden: ``(n, B)``, bool: entries held at 0; None for none.
         nu: where to start ``(m, B)``; by default at what would make an interior point optimal, as nearly as possible.
     """
-    A, b = program.A, program.b[:, None]
+    A, b = program.A, program.b
     B = u.shape[1]
-    scale = 1 + program.b.abs().amax() if len(program.b) else 1.0
-    box, steps = Box(program.low[:, None], program.high[:, None]), STEPS
+    scale = 1 + b.abs().amax(dim=0).expand(B) if len(b) else u.new_ones(B)
+    box, steps = Box(program.low, program.high, b), STEPS
     if forbidden is not None:
-        box, steps = Box(*(bound.masked_fill(forbidden, 0.0) for bound in box)), STEPS_ON_FACES
+        low, high = (bound.masked_fill(forbidden, 0.0) for bound in box[:2])
+        box, steps = Box(low, high, b), STEPS_ON_FACES
     if nu is None:
-        nu = torch.cholesky_solve(A @ (u - program.center[:, None]), program.gram)
-    z = program.f.primal(u - A.T @ nu).clamp(*box)
+        nu = torch.cholesky_solve(A @ (u - program.center), program.gram)
+    z = box.clamped(program.f.primal(u - A.T @ nu))
     miss = A @ z - b
     found = BoxSolution(
         z=z.clone(),
@@ -118,7 +133,7 @@ def solve(
             found.z[:, rows], found.inside[:, rows] = z[:, done], inside[:, done]
             found.converged[rows] = ~keep[done]
             found.residual[rows], found.iterations[rows] = residual[done], step
-            live, spread, box = live[keep], spread[keep], box.of(keep)
+            live, spread, scale, box = live[keep], spread[keep], scale[keep], box.of(keep)
             u, nu, z, miss, inside = (t[:, keep] for t in (u, nu, z, miss, inside))
         if left == 0:
             break
@@ -150,13 +165,12 @@ def _search(
     miss: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The step along ``direction``: shortened until the dual objective, convex, is not far past its least value."""
-    b = program.b[:, None]
     slope = (miss * direction).sum(dim=0)  # -dD/dt at t = 0
     t = torch.ones_like(slope)
     for _ in range(HALVINGS):
         new_nu = nu + t * direction
-        z = program.f.primal(u - program.A.T @ new_nu).clamp(*box)
-        new_miss = program.A @ z - b
+        z = box.clamped(program.f.primal(u - program.A.T @ new_nu))
+        new_miss = program.A @ z - box.b
         past = -(new_miss * direction).sum(dim=0)  # dD/dt at t
         too_far = past > 0.5 * slope
         if not bool(too_far.any()):
