@@ -52,6 +52,18 @@ def test_a_small_loss_is_right_in_its_first_digits(case: Case, generator: torch.
     assert (expected < 20 * TARGET_LOSS).all()
 
 
+@pytest.mark.parametrize("f", [cvxsst.CategoricalEntropy(), cvxsst.BinaryEntropy(), cvxsst.Euclidean()], ids=repr)
+def test_tiny_losses_too_where_z_is_exact(f: cvxsst.Regularizer, generator: torch.Generator) -> None:
+    """On the cube, where no equality rounds: losses of 1e-18, by the integral of the derivative of the softmax."""
+    case = Case(polytopes.cube(5), f, "fast")
+    w = utilities(case.P, 3, generator=generator).clamp(0.1, 0.9).requires_grad_()
+    d = 1e-9 * utilities(case.P, 3, generator=generator)
+    z = case.solve(w)
+    (Jd,) = torch.autograd.grad(z, w, d)
+    found = loss(case, (w + d).detach(), z.detach())
+    assert torch.allclose(found, (d * Jd).sum(1) / 2, rtol=0.02, atol=1e-20)
+
+
 @each_case
 def test_gradient_convexity_and_definition(case: Case, generator: torch.Generator) -> None:
     P, T = case.P, 0.7
@@ -237,20 +249,20 @@ def test_marginals_of_an_exponential_family(generator: torch.Generator) -> None:
     assert fenchel_young_loss(P, w, z, ExponentialFamily()).item() == pytest.approx(divergence.sum().item(), abs=1e-12)
 
 
-def huber(z: cp.Expression) -> cp.Expression:
+def quartic(z: cp.Expression) -> cp.Expression:
     return cp.sum(cp.power(z, 4)) / 4 + cp.sum_squares(z) / 2
 
 
 def test_a_custom_regularizer() -> None:
-    P, f = polytopes.k_subset(4, 2), cvxsst.Custom(huber)
+    P, f = polytopes.k_subset(4, 2), cvxsst.Custom(quartic)
     generator = torch.Generator().manual_seed(0)
     w, d = utilities(P, generator=generator) / 3, utilities(P, generator=generator)
     z = cvxsst.softmax(P, w, f)
-    for step in (1e-2, 1e-6):
+    for step in (1e-2, 1e-7):
         t = (NODES + 1)[:, None] / 2
         moved = ((cvxsst.softmax(P, w + step * t * d, f) - z) * step * d).sum(1)
         expected = (WEIGHTS / 2 * moved).sum()
-        assert fenchel_young_loss(P, w + step * d, z, f).item() == pytest.approx(expected.item(), rel=1e-3)
+        assert fenchel_young_loss(P, w + step * d, z, f).item() == pytest.approx(expected.item(), rel=1e-3, abs=0)
 
 
 def test_failed_instances_are_nan_and_alone() -> None:
