@@ -85,7 +85,8 @@ def polytope(
     if labels:
         _require(len(labels) == len(V), f"labels: {len(labels)} for {len(V)} vertices; give one for each")
         away = points - points.mean(0)
-        away = points + 0.06 * away / np.maximum(np.linalg.norm(away, axis=1, keepdims=True), NEAR) * np.ptp(points)
+        distance = (0.06 if points.shape[1] == 2 else 0.12) * np.ptp(points)  # in space it is seen foreshortened
+        away = points + distance * away / np.maximum(np.linalg.norm(away, axis=1, keepdims=True), NEAR)
         for place, label in zip(away, labels, strict=True):
             axes.text(*place, label, ha="center", va="center", fontsize=8)
         axes.margins(0.14)  # room for them

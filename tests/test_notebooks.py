@@ -20,8 +20,40 @@ def read(path: Path) -> nbformat.NotebookNode:
     return nbformat.read(path, as_version=4)
 
 
-def test_there_are_nine() -> None:
-    assert [path.stem[:2] for path in NOTEBOOKS] == [f"{number:02}" for number in range(1, 10)]
+def prose(path: Path) -> str:
+    return "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+
+
+def test_pages_are_numbered_and_titled_alike() -> None:
+    assert [path.stem[:2] for path in NOTEBOOKS] == [f"{number:02}" for number in range(len(NOTEBOOKS))]
+    for number, path in enumerate(NOTEBOOKS):
+        assert prose(path).startswith(f"# {number}. ")
+
+
+@notebook
+def test_links_lead_to_the_page_that_they_name(path: Path) -> None:
+    """Also: the page before and the one after are linked, and no page is mentioned without a link."""
+    numbers = {page.name: number for number, page in enumerate(NOTEBOOKS)}
+    links = re.findall(r"\[([^\]]*)\]\(([^)]*\.ipynb)\)", prose(path))
+    for text, target in links:
+        assert target in numbers, target
+        if named := re.match(r"(?:page |← )?(\d+)", text):
+            assert int(named[1]) == numbers[target], text
+    around = {number for number in (numbers[path.name] - 1, numbers[path.name] + 1) if 0 <= number < len(NOTEBOOKS)}
+    assert around <= {numbers[target] for _, target in links}
+    assert not re.findall(r"(?<!\[)\b(?:page|notebook) \d+", prose(path))
+
+
+def test_the_map_has_every_page_and_each_needs_earlier_ones_only() -> None:
+    lines = re.findall(r"^\| (\d+) \| \[.*?\]\((.*?)\) \| .* \| (.*?) \| \d+ \|$", prose(NOTEBOOKS[0]), re.MULTILINE)
+    assert [target for _, target, _ in lines] == [path.name for path in NOTEBOOKS[1:]]
+    for number, _, needs in lines:
+        assert all(int(page) < int(number) for page in re.findall(r"\d+", needs.partition(";")[0]))
+
+
+def test_the_readme_links_every_page() -> None:
+    linked = re.findall(r"^\d+\. \[.*?\]\(notebooks/(.*?)\)", (FOLDER.parent / "README.md").read_text(), re.MULTILINE)
+    assert linked == [path.name for path in NOTEBOOKS]
 
 
 @notebook

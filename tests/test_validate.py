@@ -583,7 +583,7 @@ def test_comparisons_are_drawn_and_saved(tmp_path) -> None:
 
 
 def test_two_right_looking_solvers_and_who_is_right() -> None:
-    """cvxpylayers #120, as notebook 4 replays it: a cone program and 20 sweeps agree on values, not on gradients."""
+    """cvxpylayers #120, as a notebook replays it: a cone program and 20 sweeps agree on values, not on gradients."""
     n, P = 4, birkhoff(4)
     z, u = cp.Variable((n, n)), cp.Parameter((n, n))
     objective = cp.Maximize(cp.sum(cp.multiply(u, z)) + cp.sum(cp.entr(z)))
