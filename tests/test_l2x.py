@@ -9,6 +9,7 @@ import urllib.request
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,7 +154,7 @@ def test_only_the_published_files_are_read(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.skipif(not PUBLISHED.exists(), reason="CEBaB is not at hand")
 def test_the_published_reviews() -> None:
-    """As its authors count them; and fewer than half of the words are marked, where any are: an edit may only delete."""
+    """As its authors count them; where words are marked, and not only deleted, they are fewer than half."""
     corpus = cebab.read(PUBLISHED)
     assert [len(part) for part in corpus.splits.values()] == [11_728, 1_673, 1_689]
     reviews = [r for r in corpus.splits["test"] if r.marked.get("service")]
@@ -369,7 +370,7 @@ def batch_of(*marked: list[int], ratings: list[float]) -> Batch:
 def test_every_gradient_reaches_every_subset() -> None:
     batch = batch_of([0, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 1], ratings=[0.3, 0.9])
     for (name, subset), (word, gradient) in itertools.product(SUBSETS.items(), GRADIENTS.items()):
-        change = {"subset": name, "gradient": word, "samples": gradient.samples, "network": "complex"}
+        change: dict[str, Any] = {"subset": name, "gradient": word, "samples": gradient.samples, "network": "complex"}
         if gradient.needs_density and subset.has_pairs:
             with pytest.raises(ValueError, match=f"gradient: {word} needs a density of all utilities"):
                 replace(TINY, **change)

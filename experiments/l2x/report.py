@@ -93,7 +93,7 @@ TABLE = Comparison(
 )
 
 
-def draw_errors(found: Sequence[Result]) -> Figure:
+def draw_errors(found: Sequence[Result], network: str = "simple") -> Figure:
     """Test error and precision against k, a line for each row of the table; a column for each corpus and aspect."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
@@ -103,7 +103,7 @@ def draw_errors(found: Sequence[Result]) -> Figure:
     axes = figure.subplots(2, len(places), squeeze=False, sharex="col")
     styles = dict(zip(GRADIENTS, ("-", "--", ":", "-.", (0, (1, 3)), (0, (5, 1, 1, 1, 1, 1))), strict=True))
     lines: dict[tuple, list[list[Result]]] = {}
-    for group in TABLE.groups(found):
+    for group in TABLE.groups(r for r in found if r["config"]["network"] == network):
         config = group[0]["config"]
         key = config["corpus"], config["aspect"], config["subset"], config["gradient"]
         lines.setdefault(key, []).append(group)
@@ -116,11 +116,12 @@ def draw_errors(found: Sequence[Result]) -> Figure:
             ax.plot([k for k, _ in points], [sum(v) / len(v) for _, v in points], "o", label=label, **style)
             for k, values in points:
                 ax.plot([k] * len(values), values, ".", color=style["color"], markersize=3, alpha=0.5)
-            ax.set(ylabel=metric.header, xticks=sorted({k for k, _ in points}))
+            ax.set(ylabel=metric.header)
     for ax, (corpus, aspect) in zip(axes[0], places, strict=True):
         ax.set(title=f"{corpus}, {aspect}")
-    for ax in axes[1]:
-        ax.set(xlabel="k, the words chosen")
+    for ax, place in zip(axes[1], places, strict=True):
+        known = {r["config"]["k"] for r in found if (r["config"]["corpus"], r["config"]["aspect"]) == place}
+        ax.set(xlabel="k, the words chosen", xticks=sorted(known))
     handles = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize="small")
     return figure
@@ -166,7 +167,8 @@ def save_pictures(folder: Path, found: Sequence[Result], places: Iterable[Path],
     from experiments.l2x.config import Config
 
     folder.mkdir(parents=True, exist_ok=True)
-    draw_errors(found).savefig(folder / "errors.png", dpi=110)
+    networks = {result["config"]["network"] for result in found}
+    draw_errors(found, "simple" if "simple" in networks else "complex").savefig(folder / "errors.png", dpi=110)
     groups: dict[tuple[str, str], list[Path]] = {}
     for run in {file.parent.parent: None for place in places for file in sorted(place.rglob("checkpoints/best.ckpt"))}:
         config = Config.of(run)
