@@ -8,8 +8,9 @@ import typer
 from experiments.connectome import commands as connectome
 from experiments.graph_layout import commands as graph_layout
 from experiments.listops import commands as listops
+from experiments.sorting import commands as sorting
 
-EXPERIMENTS = {"connectome": connectome, "graph-layout": graph_layout, "listops": listops}
+EXPERIMENTS = {"connectome": connectome, "graph-layout": graph_layout, "listops": listops, "sorting": sorting}
 
 
 def verb(name: str, help: str) -> typer.Typer:  # noqa: A002 - Typer's own word
