@@ -7,10 +7,17 @@ import typer
 
 from experiments.connectome import commands as connectome
 from experiments.graph_layout import commands as graph_layout
+from experiments.jigsaw import commands as jigsaw
 from experiments.listops import commands as listops
 from experiments.sorting import commands as sorting
 
-EXPERIMENTS = {"connectome": connectome, "graph-layout": graph_layout, "listops": listops, "sorting": sorting}
+EXPERIMENTS = {
+    "connectome": connectome,
+    "graph-layout": graph_layout,
+    "jigsaw": jigsaw,
+    "listops": listops,
+    "sorting": sorting,
+}
 
 
 def verb(name: str, help: str) -> typer.Typer:  # noqa: A002 - Typer's own word

@@ -17,6 +17,8 @@ from experiments.sorting.data import Lists, draw
 if TYPE_CHECKING:
     from experiments.sorting.training import Sorter
 
+Longer = Annotated[int | None, typer.Option(min=1, help="Of each list. Default: as trained.", show_default=False)]
+Other = Annotated[float | None, typer.Option(help="Of the range. Default: as trained.", show_default=False)]
 NO_DATA = Path()  # the lists are drawn
 
 
@@ -52,11 +54,9 @@ def train(config: Config, launch: Launch, output: Output = None) -> None:
 
 def test(
     folder: Run,
-    numbers: Annotated[
-        int | None, typer.Option(min=1, help="Of each list. Default: as trained.", show_default=False)
-    ] = None,
-    low: Annotated[float | None, typer.Option(help="The least number.", show_default=False)] = None,  # noqa: PT028
-    high: Annotated[float | None, typer.Option(help="The greatest number.", show_default=False)] = None,  # noqa: PT028
+    numbers: Longer = None,  # noqa: PT028 - the command, not a test
+    low: Other = None,  # noqa: PT028
+    high: Other = None,  # noqa: PT028
 ) -> None:
     """Test the best checkpoint of a run, on longer lists or on another range, which is what the network then knows.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from experiments.runs.orders import kendalls_tau
+
 
 def perceptron(width: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(1, width), nn.ReLU(), nn.Linear(width, outputs))
@@ -56,12 +58,10 @@ def judged(y: torch.Tensor, x: torch.Tensor) -> dict[str, torch.Tensor]:
     one, Kendall's tau, and mean distances of the numbers."""
     truth = x.sort(-1).values
     wrong, off = y != truth, y - truth
-    i, j = torch.triu_indices(x.shape[-1], x.shape[-1], 1, device=x.device)
-    tau = (y[:, j] - y[:, i]).sign().mean(-1) if len(i) else torch.ones_like(y[:, 0])
     return {
         "wrong": wrong.to(y).mean(-1),
         "any": wrong.any(-1).to(y),
-        "tau": tau,
+        "tau": kendalls_tau(y),
         "l1": off.abs().mean(-1),
         "l2": off.square().mean(-1),
     }
