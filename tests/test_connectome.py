@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch.distributions import Gumbel, Normal, kl_divergence
 from typer.testing import CliRunner
 
 from cvxsst import cli
-from experiments.connectome import data, report
+from experiments.connectome import data, mcmc, report
 from experiments.connectome.config import Config
 from experiments.connectome.data import Connectome, Worms
 from experiments.connectome.mcmc import gain, given_permutations, swapped
@@ -190,21 +191,38 @@ def test_the_draw_of_the_weights_is_that_of_a_regression(batch: dict, worms: Wor
     assert (draws[:, ~worms.joined] == 0).all()
 
 
-def test_the_chain_stays_within_the_candidates_and_finds_the_truth(stored: Path, worms: Worms, batch: dict) -> None:
+def test_the_chain_stays_within_the_candidates(stored: Path, batch: dict) -> None:
     torch.manual_seed(0)
-    with np.load(stored) as file:
-        W = torch.from_numpy(file["weights"][0])
-    config = replace(TINY, permutations=MCMC)
-    chain = Chain(config)
+    chain = Chain(replace(TINY, permutations=MCMC))
     chain.trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
-    chain.loss(batch).backward()
-    assert batch["allowed"].gather(2, chain.places[..., None]).all()
-    places = chain.places
-    for _ in range(5):
-        places = swapped(places, W, batch)  # the true W
-        assert batch["allowed"].gather(2, places[..., None]).all()
-        assert (places.sort(1).values == torch.arange(N)).all()
-    assert (places == worms.places).float().mean() > 0.9
+    for _ in range(3):
+        chain.loss(batch).backward()
+        assert batch["allowed"].gather(2, chain.places[..., None]).all()
+        assert (chain.places.sort(1).values == torch.arange(N)).all()
+
+
+def test_proposals_leave_the_posterior_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six hundred chains on one worm of four neurons against all permutations; short recordings say little."""
+    torch.manual_seed(0)
+    n, chains = 4, 600
+    W, Y = 0.5 * torch.randn(n, n), torch.randn(7, n)
+    allowed = torch.ones(n, n, dtype=torch.bool)
+    allowed[0, 3] = False
+    one = {"lagged": Y[1:].mT @ Y[:-1], "past": Y[:-1].mT @ Y[:-1], "energy": torch.zeros(())}
+    orders = torch.tensor([p for p in itertools.permutations(range(n)) if p[0] != 3])
+    exact = log_likelihood(recorded(W, matrices(orders)), one).double().softmax(0)
+    assert 0.05 < exact.max() < 0.5  # else it would not be a test
+
+    many = {name: one[name].expand(chains, n, n) for name in ("lagged", "past")} | {
+        "allowed": allowed.expand(chains, n, n)
+    }
+    monkeypatch.setattr(mcmc, "PROPOSALS", 60)
+    found = swapped(orders[torch.randint(len(orders), (chains,))], W, many)
+    counts = (found[:, None] == orders).all(-1).sum(0)
+    assert counts.sum() == chains
+    off = (counts - chains * exact) / (chains * exact * (1 - exact)).sqrt()
+    assert off.abs().max() < 4
+    assert off.square().mean() < 2
 
 
 # ------------------------------------------------------------------------------------------------------ the relaxations
