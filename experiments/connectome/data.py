@@ -22,7 +22,7 @@ import torch
 
 from experiments.runs.files import read_arrays, write_arrays
 
-# Beside the checkout. From www.wormatlas.org/neuronalwiring.html, saved as CSV; the PyPI package cect has the same rows.
+# Beside the checkout. From www.wormatlas.org/neuronalwiring.html, saved as CSV; the PyPI package cect has the rows too.
 TABLES = Path(__file__).parents[3] / "shared" / "data" / "celegans"
 WIRES, PLACES = "NeuronConnect.csv", "NeuronType.csv"
 BETWEEN_NEURONS = {"S", "Sp", "R", "Rp", "EJ"}  # synapses sent and received, electrical junctions; not NMJ, to muscles
@@ -49,8 +49,8 @@ def read(folder: Path) -> Connectome:
     """
     if missing := [name for name in (WIRES, PLACES) if not (folder / name).exists()]:
         raise FileNotFoundError(
-            f"no {' and '.join(missing)} in {folder}; save the tables of www.wormatlas.org/neuronalwiring.html there as "
-            "CSV, or leave out --tables for a random connectome"
+            f"no {' and '.join(missing)} in {folder}; save the tables of www.wormatlas.org/neuronalwiring.html there "
+            "as CSV, or leave out --tables for a random connectome"
         )
     try:
         place = {row["Neuron"].upper(): float(row["Soma Position"]) for row in _rows(folder / PLACES)}

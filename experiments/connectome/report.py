@@ -16,7 +16,7 @@ from experiments.connectome.data import RADII, Worms, load
 from experiments.connectome.permutations import LABELS, MCMC
 from experiments.runs.files import read_json
 from experiments.runs.gradients import GRADIENTS
-from experiments.runs.tables import Cell, Column, Comparison, Metric, Result, of, runs
+from experiments.runs.tables import Column, Comparison, Metric, Result, of, runs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

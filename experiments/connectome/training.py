@@ -1,4 +1,4 @@
-"""What is trained: variational inference of W and the permutations; and the chain that infers them without gradients."""
+"""What is trained: W and the permutations by variational inference; and the chain that finds them without gradients."""
 
 from __future__ import annotations
 

@@ -10,41 +10,39 @@ from typing import Annotated
 import torch
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from cvxsst.installed import require
+from experiments.jigsaw.config import Config
 from experiments.jigsaw.data import Shares, chance, right_places, shares, shuffled, split_digits
-from experiments.jigsaw.model import BATCH, Scorer, restore, restore_by_means, train
+from experiments.jigsaw.model import restore, restore_by_means
 from experiments.jigsaw.picture import FORMATS, draw, save
 from experiments.runs.experiment import EXTRA
-from experiments.runs.seeds import seeded
+from experiments.runs.options import Launch
+
+BATCH = Config().batch_size
 
 
 def demo(
-    steps: Annotated[int, typer.Option(min=1, help=f"Training steps, {BATCH} puzzles each.")] = 1200,
+    steps: Annotated[int, typer.Option(min=1, help=f"Training steps, {BATCH} puzzles each.")] = Config().steps,
     seed: Annotated[int, typer.Option(min=0, help="Of the network and of the training; the split is fixed.")] = 0,
     output: Annotated[Path, typer.Option(help="The picture, .png, .pdf or .svg.")] = Path("out/jigsaw.png"),
 ) -> None:
     """Learn to put the shuffled tiles of handwritten digits back: half a minute on two cores.
 
-    A network scores tile x position; StochasticSoftmax over the Birkhoff polytope turns the scores into a relaxed
-    permutation. The loss sees only the pixels of the true image. Tested on digits that were never trained on.
+    A network scores tile x place; a stochastic softmax over the Birkhoff polytope turns the scores into a relaxed
+    permutation. The loss sees only the pixels of the true image. Tested on digits that were never trained on. It is the
+    smallest run of the experiment `cvxsst train jigsaw`.
 
     Example: cvxsst demo --seed 1 --output out/jigsaw.png
     """
     start = time.perf_counter()
-    require("sklearn", EXTRA)
-    require("matplotlib", EXTRA)
+    for package in ("sklearn", "matplotlib", "lightning"):
+        require(package, EXTRA)
     _check_output(output)
     training, truth = split_digits()
     scrambled = shuffled(truth, torch.Generator().manual_seed(0))
-
-    with seeded(seed):
-        scorer = Scorer().eval()
-        untrained = restore(scorer, scrambled)
-        _train_with_progress(scorer, training, steps)
-    restored = restore(scorer.eval(), scrambled)
+    untrained, restored = _before_and_after(Config(steps=steps, seed=seed, validate_every=steps), scrambled)
 
     save(draw(scrambled, restored, truth), output)
     rows = {
@@ -70,14 +68,16 @@ def _check_output(path: Path) -> None:
         raise typer.BadParameter(f"cannot write {path}: {error.strerror}", param_hint="--output") from None
 
 
-def _train_with_progress(scorer: Scorer, training: torch.Tensor, steps: int) -> None:
-    label, clocks = TextColumn("{task.description}"), (TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(label, BarColumn(), MofNCompleteColumn(), *clocks) as progress:
-        task = progress.add_task("training", total=steps)
-        average = None
-        for loss in train(scorer.train(), training, steps):
-            average = loss if average is None else 0.95 * average + 0.05 * loss  # single batches are noisy
-            progress.update(task, advance=1, description=f"training, loss {average:5.2f}")
+def _before_and_after(config: Config, scrambled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the network makes of the tiles, not trained and trained: a run of the experiment, its folder not kept."""
+    from experiments.jigsaw.commands import EXPERIMENT
+    from experiments.jigsaw.training import Jigsaw
+    from experiments.runs.training import load_best
+
+    with tempfile.TemporaryDirectory() as folder:
+        EXPERIMENT.run(config, Path(folder), Path(), Launch(accelerator="cpu"))
+        trained = load_best(Jigsaw, Path(folder))
+    return restore(Jigsaw(config).eval().scorer, scrambled), restore(trained.scorer, scrambled)
 
 
 def _table(rows: dict[str, Shares], n: int) -> Table:

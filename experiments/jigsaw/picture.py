@@ -1,4 +1,4 @@
-"""The demo's picture: one digit a column; scrambled, restored, true."""
+"""A picture: one image a column; scrambled, restored, true."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from experiments.jigsaw.data import GRID, SIDE, right_places, shares, to_images
+from experiments.jigsaw.data import right_places, shares, to_images
 from experiments.runs.files import whole
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ RED = "#d62728"
 
 
 def draw(scrambled: torch.Tensor, restored: torch.Tensor, truth: torch.Tensor) -> Figure:
-    """Three rows of digits, wrong tiles framed in red; the title says how many are right in all."""
+    """Three rows of images, wrong tiles framed in red; the title says how many are right in all."""
     # The object, not pyplot: no window, no global state.
     from matplotlib.figure import Figure
 
@@ -31,7 +31,7 @@ def draw(scrambled: torch.Tensor, restored: torch.Tensor, truth: torch.Tensor) -
     for row, (label, tiles) in enumerate(rows.items()):
         for place, i in _places(first, mistakes):
             axes = figure.add_axes((place, 0.525 - 0.255 * row, 0.065, 0.065 * 11 / 4))
-            _digit(axes, to_images(tiles[i : i + 1])[0], right[i] if label == "restored" else None)
+            _image(axes, tiles[i], right[i] if label == "restored" else None)
         figure.text(0.105, 0.615 - 0.255 * row, label, ha="right", va="center", fontsize=13)
     _headings(figure, right, first, mistakes)
     return figure
@@ -48,27 +48,35 @@ def _places(first: list[int], mistakes: list[int]) -> list[tuple[float, int]]:
     return [(0.12 + 0.071 * k + (0.02 if k >= len(first) else 0.0), i) for k, i in enumerate(first + mistakes)]
 
 
-def _digit(axes: Axes, image: torch.Tensor, right: torch.Tensor | None) -> None:
-    """One digit with its cuts; red frames around the tiles that are not right."""
+def _image(axes: Axes, tiles: torch.Tensor, right: torch.Tensor | None) -> None:
+    """One image with its cuts; red frames around the tiles that are not right."""
     from matplotlib.patches import Rectangle
 
+    image = to_images(tiles[None], colours(tiles))[0]
+    grid = round(len(tiles) ** 0.5)
+    side = len(image) // grid
     axes.imshow(image.numpy(), cmap="gray_r", vmin=0, vmax=1)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_color("0.7")
-    for cut in range(SIDE, GRID * SIDE, SIDE):
+    for cut in range(side, grid * side, side):
         axes.axhline(cut - 0.5, color="0.7", linewidth=0.8)
         axes.axvline(cut - 0.5, color="0.7", linewidth=0.8)
     wrong = [] if right is None else (~right).nonzero().flatten().tolist()
     for place in wrong:
-        row, column = divmod(place, GRID)
+        row, column = divmod(place, grid)
         # A quarter of a pixel inside, so that neighbouring frames do not cover each other.
-        corner = (column * SIDE - 0.25, row * SIDE - 0.25)
-        axes.add_patch(Rectangle(corner, SIDE - 0.5, SIDE - 0.5, fill=False, edgecolor=RED, linewidth=2))
+        corner = (column * side - 0.25, row * side - 0.25)
+        axes.add_patch(Rectangle(corner, side - 0.5, side - 0.5, fill=False, edgecolor=RED, linewidth=2))
+
+
+def colours(tiles: torch.Tensor) -> int:
+    """1 or 3, of square tiles ``(..., pixels)``."""
+    return 1 if round(tiles.shape[-1] ** 0.5) ** 2 == tiles.shape[-1] else 3
 
 
 def _headings(figure: Figure, right: torch.Tensor, first: list[int], mistakes: list[int]) -> None:
     of_tiles, of_images = shares(right)
-    title = f"Jigsaw of held-out digits: {of_images:.1%} of {len(right)} images restored, {of_tiles:.1%} of their tiles"
+    title = f"Jigsaws never trained on: {of_images:.1%} of {len(right)} images restored, {of_tiles:.1%} of their tiles"
     figure.text(0.12, 0.9, title, fontsize=15)
     figure.text(0.12, 0.765, f"the first {len(first)}", fontsize=12)
     if mistakes:

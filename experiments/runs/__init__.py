@@ -6,6 +6,7 @@ files.py      files that are whole or not there; arrays with their checksum
 seeds.py      random numbers that a seed decides, and not the past of the process
 gradients.py  how the gradient reaches the scores of a latent structure, a word each
 graphs.py     predicted graphs against true ones
+orders.py     predicted orders against true ones
 training.py   Lightning: the model's base, checkpoints, resuming, logs, devices, tests
 search.py     Ray Tune over some of the settings
 tables.py     finished runs, seeds together, beside what was published

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -74,11 +74,13 @@ class Experiment(Generic[C]):
         else:
             self._tell(result["test"], folder)
 
-    def test(self, folder: Path, data: Path) -> None:
+    def test(self, folder: Path, data: Path, others: Mapping[str, Any] | None = None) -> None:
+        """``others``: settings of the data that are to be not as in training; those that are None are as they were."""
         require("lightning", EXTRA)
         from experiments.runs.training import evaluate
 
-        kind, splits = self.prepare(self.settings.of(folder), data)
+        changed = {name: value for name, value in (others or {}).items() if value is not None}
+        kind, splits = self.prepare(replace(self.settings.of(folder), **changed), data)
         self._tell(evaluate(kind, folder, splits["test"]), folder)
 
     def search(self, config: C, tuning: Tuning, data: Path, output: Path | None) -> None:
