@@ -488,10 +488,14 @@ class PolytopeAt(Polytope):
         return [self.unvalued.alone(row) for row in theta.reshape(-1, theta.shape[-1])]
 
     def outside(self, low: float, high: float) -> np.ndarray:
-        """By what holds for all values, where that says enough."""
+        """By what single rows say, of all values or of these; by linear programs where that does not tell."""
         lower, upper = self.unvalued.affine.widest
-        doubtful = (lower < low) | (upper > high)
-        return super().outside(low, high) if doubtful.any() else np.flatnonzero(doubtful)
+        if np.any((lower < low) | (upper > high)):
+            at_rows = self.unvalued.affine_form.column_bounds(self.rows)
+            lower, upper = (bound[: self.size] for bound in at_rows)
+        if np.any((lower < low) | (upper > high)):
+            return super().outside(low, high)
+        return np.zeros(0, dtype=int)
 
     def vertices(self) -> np.ndarray:
         if self.batch:

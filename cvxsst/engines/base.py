@@ -176,6 +176,8 @@ class Engine(ABC, Generic[State]):
         problem = problem.inspected()
         assert problem.f is not None
         state = self.state(problem.P, problem.f)
+        if problem.theta is not None:
+            problem.f.require_domain(problem.P)  # at these values
         z, *told = self._map.with_kept(self.inputs(problem, state), problem.forbidden, problem.P, state, refused)[:5]
         z = z[:, : problem.P.size] if problem.theta is not None else z
         converged, residual, iterations, empty = told

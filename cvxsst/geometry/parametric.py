@@ -160,6 +160,28 @@ class AffineForm:
         )
         return AffineForm(StandardForm(A, b, G, h, zero.n - len(fixed)), dA, db, dG, dh)
 
+    def column_bounds(self, thetas: np.ndarray, passes: int = 2) -> tuple[np.ndarray, np.ndarray]:
+        """As ``presolve.column_bounds``, for each of theta ``(B, q)``, by the rows without parameters in coefficients:
+        lower and upper bounds ``(columns, B)``."""
+        form = self.rows(*(np.flatnonzero(rows) for rows in self.constant_rows))
+        zero, B = form.zero, len(thetas)
+        rows = sp.coo_array(sp.vstack([zero.G, zero.A, -zero.A]))
+        rows.eliminate_zeros()
+        (i, j), a = rows.coords, rows.data[:, None]
+        b, h = zero.b[:, None] + form.db @ thetas.T, zero.h[:, None] + form.dh @ thetas.T
+        right = np.concatenate([h, b, -b])
+        add = sp.csr_array((np.ones(len(i)), (i, np.arange(len(i)))), shape=(len(right), len(i)))
+        lower, upper = np.full((zero.columns, B), -np.inf), np.full((zero.columns, B), np.inf)
+        for _ in range(passes):
+            least = a * np.where(a > 0, lower[j], upper[j])
+            endless = np.isinf(least)
+            least[endless] = 0.0
+            alone = (add @ endless.astype(float))[i] == endless
+            bound = (right[i] - (add @ least)[i] + least) / a
+            np.minimum.at(upper, j, np.where(alone & (a > 0), bound, np.inf))
+            np.maximum.at(lower, j, np.where(alone & (a < 0), bound, -np.inf))
+        return lower, upper
+
     def conflict(self, theta: np.ndarray) -> np.ndarray:
         """Which entries of theta stand in rows that together leave no point; all False where there is a point.
 

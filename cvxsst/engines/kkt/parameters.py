@@ -52,8 +52,11 @@ MOST_MOVES = 5_000_000  # numbers in the map from theta to the start: with more 
 Product = Callable[..., torch.Tensor]
 
 
-def times(M: Matrix, values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """M(values) x for x ``(B, columns)`` and values ``(B, nnz)`` or ``(1, nnz)``, differentiable in both."""
+def times(M: Matrix, values: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
+    """M(values) x for x ``(B, columns)`` and values ``(B, nnz)``, or those of M; differentiable in both."""
+    if values is None and M.dense is not None:
+        return x @ M.dense.T
+    values = M.values.T if values is None else values
     return x.new_zeros(len(x), M.shape[0]).index_add(1, M.rows, values * x[:, M.columns])
 
 
@@ -73,11 +76,11 @@ class Affine:
 
     def along(self, g: torch.Tensor) -> torch.Tensor:
         """moves @ g for g ``(B, q)``, ``(B, rows)``, also under ``torch.func`` transforms."""
-        return times(self.moves, self.moves.values.T, g)
+        return times(self.moves, None, g)
 
     def back(self, y: torch.Tensor) -> torch.Tensor:
         """moves' y for y ``(B, rows)``, ``(B, q)``."""
-        return times(self.moves.T, self.moves.values.T, y)
+        return times(self.moves.T, None, y)
 
     def to(self, device: torch.device) -> Affine:
         return Affine(self.constant.to(device), self.moves.to(device))

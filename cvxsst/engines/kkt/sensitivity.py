@@ -63,9 +63,9 @@ def _by_bounds(
     moved = torch.zeros_like(slope).index_add(1, column, active * bound)
     rest, gives = gu, torch.zeros_like(gt)
     if len(program.b):
-        right = times(A, A.values.T, H * gu + moved) - moves.b.along(gt)
+        right = times(A, None, H * gu + moved) - moves.b.along(gt)
         nu = _normal(program, chunk)(right, H)
-        rest, gives = gu - times(A.T, A.values.T, nu), moves.b.back(nu)
+        rest, gives = gu - times(A.T, None, nu), moves.b.back(nu)
     curved = rest[:, column] - bound / slope[:, column].clamp_min(EDGE)
     return torch.cat([H * rest + moved, gives + moves.ratio.back(active * curved)], dim=1)
 
@@ -84,10 +84,10 @@ def _normal(program: BoxProgram, chunk: int) -> SymmetricSystem:
         return (nu + torch.cholesky_solve(f[..., None] - S @ nu, L))[..., 0]
 
     def moved(dH: torch.Tensor, nu: torch.Tensor) -> torch.Tensor:
-        return times(A, A.values.T, dH * back(nu))
+        return times(A, None, dH * back(nu))
 
     def back(nu: torch.Tensor) -> torch.Tensor:
-        return times(A.T, A.values.T, nu)
+        return times(A.T, None, nu)
 
     return SymmetricSystem(solve, moved, lambda y, x: back(y) * back(x))
 
