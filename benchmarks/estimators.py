@@ -51,6 +51,7 @@ Cost = Callable[[torch.Tensor], torch.Tensor]
 Estimator = Callable[[cvxsst.Polytope, torch.Tensor, int, Cost], torch.Tensor]
 FAMILY, GUMBEL, FEW = cvxsst.ExponentialFamily(), Gumbel(0.0, 1.0), 2**21
 SAMPLES = (1, 4, 16)
+MARKS = [f"C{k}" for k in range(10)] + ["black", "navy"]
 
 app = typer.Typer(help=__doc__, rich_markup_mode=None)
 
@@ -212,10 +213,10 @@ def draw(figure: Any, found: Sequence[Found], samples: int) -> Any:
         panel.set_visible(False)
     for panel, case in zip(axes.flat, names, strict=False):
         for k, name in enumerate(ESTIMATORS):
-            points = [f for f in found if (f.case, f.estimator, f.samples) == (case, name, samples)]
-            for f in points:
+            for f in (f for f in found if (f.case, f.estimator, f.samples) == (case, name, samples)):
                 # no bias is told from chance below what chance makes of it
-                panel.scatter(max(f.bias, f.chance), f.spread, marker="osD^vP*X<>hp"[k], label=name, zorder=3)
+                look = {"marker": "osD^vP*X<>hp"[k], "color": MARKS[k]}
+                panel.scatter(max(f.bias, f.chance), f.spread, label=name, zorder=3, **look)
         panel.set(xscale="log", yscale="log", title=case, xlabel="bias", ylabel="spread")
         panel.grid(alpha=0.3)
     handles = dict(zip(*axes.flat[0].get_legend_handles_labels()[::-1], strict=True))

@@ -294,6 +294,8 @@ def test_failed_instances_are_nan_and_alone() -> None:
         fenchel_young_loss(polytopes.simplex(3), masked, z)
     found = fenchel_young_loss(polytopes.simplex(3), masked, z, on_failure="nan")
     assert found.isnan().tolist() == [True, False]
+    for f in (cvxsst.Euclidean(), ExponentialFamily()):
+        assert smooth_max(polytopes.simplex(3), masked, f, on_failure="nan").isnan().tolist() == [True, False]
     (gradient,) = torch.autograd.grad(found[1], w)
     assert gradient[1].isfinite().all()
 
