@@ -236,6 +236,11 @@ def _numbers(text: str) -> list[float]:
         raise ValueError(f"--temperatures: cannot read {text!r}; write numbers, for example 1,0.1,0.05") from None
 
 
+def polytopes_called(name: str) -> list[Polytope]:
+    """Those that a name on the command line stands for: ``k_subset(20, 5)``, ``k_subset`` or ``my_module:mine``."""
+    return _named(name, None)
+
+
 def _named(name: str, size: str | None) -> list[Polytope]:
     """The polytopes that a name on the command line stands for."""
     name, call = _split_call(name)

@@ -15,6 +15,7 @@ References: Wainwright and Jordan 2008 (Graphical models, exponential families, 
 
 from __future__ import annotations
 
+import math
 from typing import Any, Self
 
 import torch
@@ -22,13 +23,14 @@ from torch.distributions import Distribution, constraints, register_kl
 
 from cvxsst.arguments import checked_temperature
 from cvxsst.errors import NoFastPathError
+from cvxsst.geometry.vertices import MOST
 from cvxsst.maps import argmax, smooth_max, softmax
 from cvxsst.oracles import takes
 from cvxsst.polytope import Polytope
 from cvxsst.problem import Problem
 from cvxsst.recognition import known
 from cvxsst.regularizers import ExponentialFamily
-from cvxsst.regularizers.exponential_family import are_structures, log_partition
+from cvxsst.regularizers.exponential_family import are_structures, log_count, log_partition
 from cvxsst.values import holds
 
 FAMILY = ExponentialFamily()
@@ -51,11 +53,7 @@ class IsStructure(constraints.Constraint):
         batch = value.shape[: value.dim() - self.event_dim]
         rows = value.detach().to(torch.float64).reshape(batch.numel(), self.P.size)
         found = torch.isfinite(rows).all(dim=1)
-        try:
-            found[found.clone()] = are_structures(self.P, rows[found])
-        except NoFastPathError:  # too many for a list: of zeros and ones then
-            found &= ((rows == 0) | (rows == 1)).all(dim=1)
-            found[found.clone()] = are_structures(self.P, rows[found])
+        found[found.clone()] = are_structures(self.P, rows[found])
         return found.reshape(batch)
 
     def __repr__(self) -> str:
@@ -180,6 +178,8 @@ class Gibbs(Distribution):
         Raises:
             NoFastPathError: more than 20,000 of them.
         """
+        if log_count(self.P) > math.log(MOST) + 1e-9:  # told before brute force has looked for them
+            raise NoFastPathError(f"{self.P!r} cannot be enumerated: it has about {math.exp(log_count(self.P)):.3g}")
         V = torch.from_numpy(self.P.vertices()).to(self.w)
         V = V.reshape(-1, *[1] * len(self.batch_shape), *self.event_shape)
         return V.expand(-1, *self.batch_shape, *self.event_shape) if expand else V

@@ -63,9 +63,10 @@ def fenchel_young_loss(
     Raises:
         As ``softmax``. ValueError: z of another shape, not finite, with a gradient, or not in P as far as that is seen
         for nothing (the domain of f, the equalities of a small declaration, a loss below 0).
-        NoFastPathError: the exponential family at a z that is no structure, with too many structures to enumerate.
+        NoFastPathError: the exponential family with neither ``@family.log_partition`` nor few structures.
 
-    Cost: a softmax and a sum; for the exponential family a softmax, a log-partition and an argmax.
+    Cost: a softmax and a sum; for the exponential family a softmax, a log-partition and an argmax, and at a z that is
+    no structure a problem of its own, solved one instance after another: some ten log-partitions with gradient.
 
     Reference: Blondel, Martins and Niculae 2020, definition 1.
 

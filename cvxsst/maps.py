@@ -211,7 +211,8 @@ def smooth_max(
     problem = problem.inspected()
 
     def maximum(u: torch.Tensor, z: torch.Tensor, forbidden: torch.Tensor | None) -> torch.Tensor:
-        return regularizer.maximum(P, u, z, nowhere(z) if forbidden is None else forbidden)
+        value = regularizer.maximum(P, u, z, nowhere(z) if forbidden is None else forbidden)
+        return value.where(z.isfinite().all(dim=1), torch.nan)
 
     return in_units_of_w(with_gradient(maximum, problem.u, z, z.detach(), problem.forbidden), problem)
 

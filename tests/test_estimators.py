@@ -7,6 +7,7 @@ comparison, for whatever seed; entries of a vector share it.
 import itertools
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch.distributions import Gumbel, Normal, Uniform
 
 import cvxsst
 import polytopes
+from benchmarks import estimators as benchmark
 from cvxsst.estimators import (
     AdaptiveStrength,
     BatchMean,
@@ -353,6 +355,21 @@ def test_traces_keep_off_what_is_forbidden() -> None:
     assert gradient.isfinite().all()
     with pytest.raises(cvxsst.EmptyPolytopeError):
         sample_trace(polytopes.k_subset(4, 2), torch.tensor([0.0] + [-torch.inf] * 3))
+
+
+def test_the_table_of_estimators(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Score functions of structures have no bias but chance; a relaxation has, and less spread."""
+    found = benchmark.estimators(["k_subset(5, 2)"], [2], 400, tmp_path / "picture.png")
+    by = {f.estimator: f for f in found}
+    assert set(by) == set(benchmark.ESTIMATORS)
+    for name in ("score function", "score function, leave one out"):
+        assert by[name].bias <= 5 * by[name].chance
+    assert by["relaxed"].bias > 5 * by["relaxed"].chance
+    assert by["relaxed"].spread < by["score function"].spread
+    assert "| k_subset(5, 2) | relaxed |" in capsys.readouterr().out
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
+    with pytest.raises(ValueError, match="no such directory"):
+        benchmark.estimators(output=tmp_path / "nowhere" / "picture.png")
 
 
 P3, W3 = polytopes.simplex(3), torch.zeros(2, 3)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,13 +13,15 @@ from scipy.special import kl_div, logsumexp, softmax
 
 from cvxsst.errors import NoFastPathError
 from cvxsst.oracles import takes
-from cvxsst.polytope import Map, Polytope
+from cvxsst.polytope import Polytope
 from cvxsst.recognition import known
 from cvxsst.regularizers.base import Bound, Regularizer, balanced
+from cvxsst.regularizers.conjugate import divergence
 
 MEAN_RESOLUTION = 1e-9  # on the mean of a distribution that is to be z
 AT_END = 1e-15  # of the range of an entry: further inside even a small probability counts
 STEPS = 50
+FEW = 1000  # structures
 
 
 @dataclass(frozen=True)
@@ -56,16 +59,9 @@ class ExponentialFamily(Regularizer):
         both are small; else for the p with mean v that is nearest to p_u."""
         shifted = balanced(P, u, v.abs()).masked_fill(forbidden, 0.0)
         found = log_partition(P, shifted, forbidden) - (shifted * v).sum(dim=1)
-        try:
-            rows = (~are_structures(P, v)).nonzero().flatten()
-            if len(rows):
-                found[rows] = _divergences(P, u[rows], v[rows], forbidden[rows])
-        except NoFastPathError as error:
-            raise NoFastPathError(
-                f"z: the exponential family's loss at a z that is no structure needs A*(z), by enumeration, and {error}"
-                "; smooth_max(P, w, ExponentialFamily(), T) - <w, z> differs from it by a number that does not depend "
-                "on w"
-            ) from None
+        rows = (~are_structures(P, v)).nonzero().flatten()
+        if len(rows):
+            found[rows] = _divergences(P, u[rows], v[rows], forbidden[rows])
         return found
 
     def convexity(self, P: Polytope) -> float:
@@ -97,30 +93,52 @@ def log_partition(P: Polytope, u: torch.Tensor, forbidden: torch.Tensor | None =
     return (logits if forbidden is None else logits.masked_fill(takes(V, forbidden), -torch.inf)).logsumexp(1)
 
 
+def _mean(P: Polytope, u: torch.Tensor) -> torch.Tensor:
+    """grad A(u) ``(B, n)`` of a family with a log-partition, by its own path if there is one."""
+    paths = _knowledge(P, "softmax")
+    path = None if paths is None else paths(ExponentialFamily)
+    if path is not None:
+        return path(u.reshape(-1, *P.shape)).reshape(u.shape)
+    with torch.enable_grad():
+        return torch.func.grad(lambda v: log_partition(P, v).sum())(u)
+
+
 def are_structures(P: Polytope, v: torch.Tensor) -> torch.Tensor:
     """Which rows of v ``(B, n)``, float64, are structures, ``(B,)`` bool.
 
     A vertex of zeros and ones is the only maximizer of <2 v - 1, z> over all points of zeros and ones, hence what the
-    oracle answers. What is not of zeros and ones, or has no family with a log-partition, is looked up in the list.
-
-    Raises:
-        NoFastPathError: the list would be too long.
+    oracle answers; for other rows it is asked for the structure that is furthest along v, seen from the middle of the
+    bounds. Without a family's log-partition they are looked up in the list of structures.
     """
     oracle = _knowledge(P, "argmax") if _knowledge(P, "log_partition") is not None else None
-    if oracle is not None and bool(((v == 0) | (v == 1)).all()):
-        return (oracle((2 * v - 1).reshape(-1, *P.shape)).reshape(v.shape) == v).all(dim=1)
-    V = torch.from_numpy(P.vertices()).to(v)
-    return torch.cdist(v, V, compute_mode="donot_use_mm_for_euclid_dist").amin(dim=1) <= AT_END
+    if oracle is None:
+        V = torch.from_numpy(P.vertices()).to(v)
+        return torch.cdist(v, V, compute_mode="donot_use_mm_for_euclid_dist").amin(dim=1) <= AT_END
+    binary = ((v == 0) | (v == 1)).all(dim=1, keepdim=True)
+    along = 2 * v - 1
+    if not bool(binary.all()):
+        low, high = (torch.from_numpy(bound).to(v) for bound in P.bounds)
+        along = torch.where(binary, along, 2 * v - low - high)
+    return (oracle(along.reshape(-1, *P.shape)).reshape(v.shape) == v).all(dim=1)
 
 
-def _knowledge(P: Polytope, name: str) -> Map | None:
+def log_count(P: Polytope) -> float:
+    """log |Z| = A(0)."""
+    return log_partition(P, torch.zeros(1, P.size, dtype=torch.float64)).item()
+
+
+def _knowledge(P: Polytope, name: str) -> Any:
     member = known(P)
     return None if member is None or member.knowledge is None else getattr(member.knowledge, name)
 
 
 def _divergences(P: Polytope, u: torch.Tensor, z: torch.Tensor, forbidden: torch.Tensor) -> torch.Tensor:
     """min KL(p || p_u) over the p with mean z, ``(B,)``: of structures on the face where the entries of z are that are
-    at an end of their range over P."""
+    at an end of their range over P; of more than a few by the log-partition."""
+    if _knowledge(P, "log_partition") is not None and log_count(P) > np.log(FEW):
+        maps = partial(log_partition, P), partial(_mean, P)
+        masked = u.masked_fill(forbidden, -torch.inf)
+        return u.new_tensor([divergence(*maps, *one) for one in zip(masked, z, strict=True)])
     V, (low, high) = P.vertices(), P.bounds
     found = []
     for one, mean, none in zip(u.cpu().numpy(), z.cpu().numpy(), forbidden.cpu().numpy(), strict=True):
