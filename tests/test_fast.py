@@ -168,14 +168,19 @@ def by_position(u: torch.Tensor, n: int, k: int) -> torch.Tensor:
     return torch.stack([out[:, k], taken[:, k]]).logsumexp(0)
 
 
-@pytest.mark.parametrize(("n", "k", "scale"), [(350, 10, 1.0), (60, 50, 30.0), (40, 1, 300.0)])
-def test_correlated_subsets_by_count_are_those_by_position(n: int, k: int, scale: float, generator) -> None:
-    """Value, marginals and their derivative, also where choices are exp(1000) times as probable as others."""
+@pytest.mark.parametrize(
+    ("n", "k", "scale", "forbidden"), [(350, 10, 1.0, 0), (60, 50, 30.0, 0), (60, 50, 1.0, 5), (40, 1, 300.0, 3)]
+)
+def test_correlated_subsets_by_count_are_those_by_position(n, k, scale, forbidden, generator) -> None:
+    """Value, marginals and their derivative, also where choices are exp(1000) times as probable as others, or the first
+    items cannot be chosen at all."""
     u, g = scale * torch.randn(2, 2, 2 * n - 1, generator=generator, dtype=torch.float64)
+    u[:, :forbidden] = IMPOSSIBLE
     u.requires_grad_()
     P, A = polytopes.correlated_k_subset(n, k), by_position(u, n, k)
     (z,) = torch.autograd.grad(A.sum(), u, create_graph=True)
     (Jg,) = torch.autograd.grad(z, u, g)
+    u = u.detach().masked_fill(u == IMPOSSIBLE, -torch.inf).requires_grad_()
     found = cvxsst.softmax(P, u, ExponentialFamily(), engine="fast")
     assert P.knowledge is not None
     assert P.knowledge.log_partition is not None

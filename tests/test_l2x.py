@@ -167,7 +167,7 @@ def beer_folder(folder: Path) -> Path:
     for split, count in (("train", 6), ("heldout", 5)):
         lines = [f"0.1 0.{i} 0.3 0.4 0.5\tmalty smell {i} ." for i in range(count)]
         (folder / f"reviews.aspect1.{split}.txt").write_text("\n".join(lines) + "\n")
-    annotated = {"x": ["look", "hazy", ",", "smell", "malty"], "y": [0.5] * 5, "0": [[0, 2]], "1": [[3, 5]]}
+    annotated = {"x": ["look", "hazy", ",", "smell", "malty"], "y": [0.5] * 5, "0": [[0, 2]], "1": [[2, 4]]}
     (folder / "annotations.json").write_text(json.dumps(annotated) + "\n")
     packed = gzip.compress(b"malty 1 2 3\nsmell -1 0 0.5\nrare 0 0 1\n")
     (folder / f"{beer.VECTORS}.gz").write_bytes(packed)
@@ -185,7 +185,7 @@ def test_reviews_in_the_published_form(tmp_path: Path) -> None:
     batch = test.batch(torch.arange(4))
     (annotated,) = batch.marked.any(1).nonzero()[:, 0].tolist()
     assert batch.ratings[annotated].isnan()
-    assert batch.marked[annotated].tolist() == [0, 0, 0, 1, 1]
+    assert batch.marked[annotated].tolist() == [0, 0, 1, 1, 0]
     assert batch.vectors[annotated].tolist() == [[0, 0, 0], [0, 0, 0], [0, 0, 0], [-1, 0, 0.5], [1, 2, 3]]
     assert not batch.vectors[batch.tokens == PADDING].any()
 
