@@ -19,6 +19,7 @@ from experiments.jigsaw.model import restore, restore_by_means
 from experiments.jigsaw.picture import FORMATS, draw, save
 from experiments.runs.experiment import EXTRA
 from experiments.runs.options import Launch
+from experiments.runs.seeds import seeded
 
 BATCH = Config().batch_size
 
@@ -74,7 +75,7 @@ def _before_and_after(config: Config, scrambled: torch.Tensor) -> tuple[torch.Te
     from experiments.jigsaw.training import Jigsaw
     from experiments.runs.training import load_best
 
-    with tempfile.TemporaryDirectory() as folder:
+    with seeded(config.seed), tempfile.TemporaryDirectory() as folder:  # the caller's random numbers stay his own
         EXPERIMENT.run(config, Path(folder), Path(), Launch(accelerator="cpu"))
         trained = load_best(Jigsaw, Path(folder))
     return restore(Jigsaw(config).eval().scorer, scrambled), restore(trained.scorer, scrambled)
