@@ -45,10 +45,15 @@ app = typer.Typer(
 def engine_table(progress: bool = False) -> list[list[str]]:
     """The rows of ``cvxsst list``: polytope, shape, argmax, then the engine for each regularizer."""
     rows = []
-    for family in track(installed_families().values(), "Asking every engine", transient=True, disable=not progress):
+    for family in track([installed_families()[name] for name in _exemplified()], "Asking every engine", transient=True, disable=not progress):
         P, argmax = family(*family.examples[0]), "lp" if family.argmax_oracle is None else "oracle"
         rows.append([P.name, str(P.shape), argmax, *(_engine_cell(P, f) for f in REGULARIZERS)])
     return rows
+
+
+def _exemplified() -> list[str]:
+    """The names of the families that have examples; one whose members need values of parameters has none."""
+    return [name for name, family in installed_families().items() if family.examples]
 
 
 def _engine_cell(P: Polytope, regularizer: Regularizer) -> str:
@@ -119,7 +124,7 @@ def audit_families(
     - `cvxsst audit 'k_subset(6, 3)' --objectives 1000`
     - `cvxsst audit my_module:my_polytope --size 4`
     """
-    polytopes = [P for name in names or installed_families() for P in _named(name, size)]
+    polytopes = [P for name in names or _exemplified() for P in _named(name, size)]
     failed = 0
     for P in track(polytopes, "Auditing", transient=True, disable=len(polytopes) == 1):
         report = audit_polytope(P, objectives=objectives, seed=seed)
@@ -207,13 +212,13 @@ def _fast_paths(names: list[str] | None, regularizer: str | None, engine: str) -
             raise ValueError(f"--polytope: say what {name} solves, for example --polytope 'k_subset(20, 5)'")
     jobs: list[Job] = [
         (P, f, engine, None)
-        for name in names or installed_families()
+        for name in names or _exemplified()
         for P in _named(name, None)
         for f in _regularizers(regularizer)
         if ENGINES[engine].supports(P, f) and _engine_cell(P, f) != "-"
     ]
     if not jobs:
-        asked = ", ".join(names or installed_families())
+        asked = ", ".join(names or _exemplified())
         raise ValueError(
             f"NAME: nothing to validate, the engine {engine!r} solves none of {asked}; "
             "--engine kkt validates the generic engine there"

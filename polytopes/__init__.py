@@ -6,6 +6,7 @@
     ``k_subset(n, k)``           (n,)               k of n
     ``correlated_k_subset``      (2n - 1,)          k of n in a row, with products of neighbours
     ``birkhoff(n)``              (n, n)             permutations
+    ``transport(n, m)``          (n, m)             plans with marginals r and c, its parameters
     ``permutahedron(n)``         (n,)               ranks 1..n
     ``matching(n)``              (n (n - 1) / 2,)   perfect matchings
     ``path(n, edges)``           (E,)               paths from 0 to n - 1
@@ -30,6 +31,7 @@ from polytopes.permutahedron import permutahedron
 from polytopes.projective_tree import projective_tree
 from polytopes.simplex import simplex
 from polytopes.spanning_tree import spanning_tree
+from polytopes.transport import transport
 
 __all__ = [  # noqa: RUF022 - from the simple to the involved, the order in which they are listed everywhere
     "simplex",
@@ -37,6 +39,7 @@ __all__ = [  # noqa: RUF022 - from the simple to the involved, the order in whic
     "k_subset",
     "correlated_k_subset",
     "birkhoff",
+    "transport",
     "permutahedron",
     "matching",
     "path",

@@ -19,7 +19,7 @@ from .table import REGULARIZERS, in_domain, utilities
 COMPLETE = tuple((i, j) for i in range(6) for j in range(i + 1, 6))
 # the chain of the padding, with more edges, some of them parallel, among and beside the first four nodes
 WINDING = ((0, 2), (0, 1), (1, 2), (2, 3), (3, 4), (1, 3), (4, 5), (2, 4), (3, 4), (1, 5), (0, 3))
-FAMILIES = [getattr(polytopes, name) for name in polytopes.__all__]
+FAMILIES = [family for name in polytopes.__all__ if (family := getattr(polytopes, name)).examples]
 CASES = [
     (polytopes.simplex(6), polytopes.simplex(4), 4),
     (polytopes.cube(6), polytopes.cube(4), 4),

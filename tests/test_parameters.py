@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import cvxsst
+import polytopes
 from cvxsst.engines import ENGINES
 
 D = torch.float64
@@ -193,7 +194,7 @@ def test_a_thousand_values_and_one_alone_are_the_same():
 @pytest.mark.parametrize("engine", ["kkt", "cvxpylayer", "auto"])
 def test_a_flat_value_is_solved_and_spoils_no_other(engine):
     """k = 0 leaves 0 alone; as k rises from there, all of it goes to the largest utility."""
-    P, w = budget(4), torch.tensor([0.5, 2.0, -1.0, 1.0], dtype=D)
+    P, w = budget(4), torch.tensor([0.0, 2.0, -1.0, 1.0], dtype=D)
     k = torch.tensor([0.0, 1.5, 0.0], dtype=D, requires_grad=True)
     z, info = cvxsst.softmax(P.at(k=k), w, engine=engine, return_info=True)
     assert bool(info.converged.all())
@@ -364,10 +365,10 @@ def test_distributions_have_the_batch_of_both():
     k = torch.tensor([1.0, 2.0], requires_grad=True)
     utilities = torch.distributions.Gumbel(torch.zeros(4), 1.0)
     torch.manual_seed(0)
-    X = cvxsst.StochasticArgmax(utilities, budget(4).at(k=k))
+    X = cvxsst.StochasticArgmax(utilities, exactly(4).at(k=k))
     assert X.batch_shape == (2,)
     assert torch.equal(X.sample((3,)).sum(-1), torch.tensor([1.0, 2.0]).expand(3, 2))
-    Y = cvxsst.StochasticSoftmax(utilities, budget(4).at(k=k), hard=True)
+    Y = cvxsst.StochasticSoftmax(utilities, exactly(4).at(k=k), hard=True)
     z = Y.rsample((3,))
     assert bool(Y.support.check(z.detach()).all())
     assert not bool(Y.support.check(torch.ones(2, 4)).any())
@@ -376,7 +377,7 @@ def test_distributions_have_the_batch_of_both():
 
 def test_a_layer_takes_parameters_at_call_time():
     layer = pickle.loads(pickle.dumps(cvxsst.SoftmaxLayer(budget(4), cvxsst.BinaryEntropy())))
-    w, k = torch.zeros(4), torch.tensor([1.0, 2.0], requires_grad=True)
+    w, k = torch.full((4,), 3.0), torch.tensor([1.0, 2.0], requires_grad=True)
     z = layer(w, k=k)
     assert torch.allclose(z, (k / 4)[:, None].expand(2, 4), atol=1e-6)
     assert torch.allclose(torch.autograd.grad(z[:, 0].sum(), k)[0], torch.tensor(0.25))
@@ -386,7 +387,7 @@ def test_a_layer_takes_parameters_at_call_time():
 
 def test_it_travels_and_shows():
     P, k = budget(4), torch.tensor([1.0, 2.0])
-    assert repr(P.at(k=3.0)) == "budget(4).at(k=3)"
+    assert repr(P.at(k=3.0)) == "budget(4).at(k=3.0)"
     assert repr(P.at(k=k)) == "budget(4).at(k=tensor of shape (2,))"
     z, c = cp.Variable(3), cp.Parameter(name="c")
     for Q, values in ((P, {"k": k}), (cvxsst.Polytope(z, [z >= 0, cp.sum(z) == c]), {"c": k})):
@@ -405,4 +406,50 @@ def test_audit_and_validate_take_one_value():
     for k in (torch.ones(2), None):
         with pytest.raises(ValueError, match=r"one polytope for each instance|has parameters"):
             cvxsst.audit(P if k is None else P.at(k=k))
-    assert cvxsst.validate("kkt", P.at(k=1.5), cvxsst.BinaryEntropy(), count=4, temperatures=(1.0,)).passed
+    assert cvxsst.validate("kkt", P.at(k=1.5), cvxsst.BinaryEntropy(), n=4, temperatures=(1.0,)).passed
+
+
+# The page of transport plans.
+
+
+@pytest.mark.parametrize("T", [1.0, 0.1, 0.01])
+def test_sinkhorn_is_the_generic_engine_also_where_it_does_not_arrive(T):
+    """At T = 0.01 and at marginals of 0 the generic engine takes over; no instance spoils another."""
+    r, c, w = torch.softmax(normal(4, 3), -1), torch.softmax(normal(4, 5, seed=1), -1), normal(4, 3, 5, seed=2)
+    r[0], c[1] = torch.tensor([0.0, 0.5, 0.5]), torch.tensor([0.0, 0.25, 0.25, 0.25, 0.25])
+    c.requires_grad_()
+    P, f = polytopes.transport(3, 5).at(r=r, c=c), cvxsst.CategoricalEntropy()
+    z, info = cvxsst.softmax(P, w, f, T, return_info=True)
+    assert bool(info.converged.all())
+    assert torch.allclose(z.sum(-1), r, atol=1e-9)
+    assert torch.allclose(z, cvxsst.softmax(P, w, f, T, engine="kkt"), atol=1e-8)
+    assert ("kkt" in info.engine) == (T == 0.01)
+    if T == 1.0:
+        assert torch.allclose(z, cvxsst.softmax(P, w, f, T, engine="cvxpylayer"), atol=1e-6)
+
+
+def test_sinkhorn_is_differentiated_twice_in_its_marginals():
+    leaves = tuple(x.requires_grad_() for x in (normal(2, 3), normal(2, 4, seed=1), normal(2, 3, 4, seed=2)))
+
+    def solve(a, b, w):
+        P = polytopes.transport(3, 4).at(r=torch.softmax(a, -1), c=torch.softmax(b, -1))
+        return cvxsst.softmax(P, w, cvxsst.CategoricalEntropy(), 0.5, engine="fast")
+
+    assert torch.autograd.gradcheck(solve, leaves, check_forward_ad=True, fast_mode=True)
+    assert torch.autograd.gradgradcheck(solve, leaves, fast_mode=True)
+    assert torch.allclose(torch.func.vmap(solve)(*leaves), solve(*leaves))
+
+
+def test_with_marginals_of_one_it_is_birkhoff():
+    P, w = polytopes.transport(4, 4).at(r=torch.ones(4), c=torch.ones(4)), normal(3, 4, 4)
+    assert torch.equal(cvxsst.argmax(P, w), cvxsst.argmax(polytopes.birkhoff(4), w))
+    for f in (cvxsst.Euclidean(), cvxsst.CategoricalEntropy()):
+        assert torch.allclose(cvxsst.softmax(P, w, f, 0.5), cvxsst.softmax(polytopes.birkhoff(4), w, f, 0.5), atol=1e-8)
+
+
+def test_masks_that_leave_no_plan_are_told():
+    P = polytopes.transport(2, 2).at(r=torch.tensor([0.5, 0.5]), c=torch.tensor([0.75, 0.25]))
+    w = torch.tensor([[[0.0, -torch.inf], [0.0, 0.0]], [[-torch.inf, 0.0], [0.0, 0.0]]])
+    z, info = cvxsst.softmax(P, w, cvxsst.CategoricalEntropy(), on_failure="nan", return_info=True)
+    assert info.empty.tolist() == [False, True]
+    assert torch.allclose(z[0], torch.tensor([[0.5, 0.0], [0.25, 0.25]]))

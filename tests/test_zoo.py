@@ -16,7 +16,7 @@ from cvxsst.family import Member
 
 from .table import zoo
 
-FAMILIES = [getattr(polytopes, name) for name in polytopes.__all__]
+FAMILIES = [family for name in polytopes.__all__ if (family := getattr(polytopes, name)).examples]
 # One size beyond the examples of the pages, still small enough to list Z.
 LARGER = [
     polytopes.simplex(9),

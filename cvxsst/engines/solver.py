@@ -69,18 +69,17 @@ class Solver:
         rescue = Rescue(self, engine, problem, rows, on_failure)
         other, told = engine.softmax(problem if rows is None else problem.rows(rows), rescue)
         told = Solution(other.detach()).info(engine.name) if told is None else told
-        found = [other, told.converged, told.residual, told.iterations]
-        mine = [z, info.converged, info.residual, info.iterations]
+        found = [other, told.converged, told.residual, told.iterations, told.empty]
+        mine = [z, info.converged, info.residual, info.iterations, info.empty]
         if rows is not None:
             found = [old.detach().index_put((rows,), new) for old, new in zip(mine, found, strict=True)]
-        better = lost & found[1]
+        better = lost & (found[1] | found[4])
         # what is lost is a constant: no gradient goes back to the engine that lost it
         mine[0] = torch.where(lost[:, None], z.detach(), z)
         z = torch.where(better[:, None], found[0], mine[0])
         told_now = [torch.where(better, new, old) for new, old in zip(found[1:], mine[1:], strict=True)]
         engines = info.engine if rows is None else np.where(shown(better), engine.name, info.engine)
-        converged, residual, iterations = told_now
-        return z, Info(converged, residual, iterations, info.empty, engines)
+        return z, Info(*told_now, engines)
 
 
 @dataclass(frozen=True)
