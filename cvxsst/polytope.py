@@ -401,10 +401,12 @@ class Polytope:
 
     def __reduce__(self) -> tuple:
         by_name = None if self.knowledge is None else self.knowledge.reduce()
-        if by_name is None and not self.declared:
+        if by_name is not None:
+            return by_name
+        if not self.declared:
             return by_its_oracle, (self.knowledge, self.shape, self.name)
         form = self.affine_form if self.described else self.form
-        return by_name or (_rebuild, (self.shape, self.name, form, self.recognize, self.described))
+        return _rebuild, (self.shape, self.name, form, self.recognize, self.described)
 
 
 class PolytopeAt(Polytope):
