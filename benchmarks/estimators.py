@@ -183,7 +183,8 @@ def judged(P: cvxsst.Polytope, name: str, samples: int, repetitions: int, seed: 
     spread = g.var(0).sum().sqrt()
     off, length = torch.linalg.vector_norm(g.mean(0) - exact), torch.linalg.vector_norm(exact)
     chance = spread / math.sqrt(repetitions)
-    return Found(P.name, name, samples, *(float(x / length) for x in (off, chance, spread)), milliseconds)
+    bias, of_chance, wide = (float(x / length) for x in (off, chance, spread))
+    return Found(P.name, name, samples, bias, of_chance, wide, milliseconds)
 
 
 def applies(P: cvxsst.Polytope, name: str, samples: int) -> bool:

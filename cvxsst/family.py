@@ -315,7 +315,7 @@ class Member:
         family = self.family
         return (_recall, (family.__module__, family.__qualname__, self.arguments)) if family.is_importable() else None
 
-    def _with_arguments(self, function: Callable | None) -> Map | None:
+    def _with_arguments(self, function: Callable | None) -> Any:
         return None if function is None else self._bound.get(function, lambda: self._bind(function))
 
     def _bind(self, function: Callable) -> Map:
