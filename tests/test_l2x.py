@@ -388,7 +388,7 @@ def test_every_gradient_reaches_every_subset() -> None:
 
 def test_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of six words, the last of the third review padding: runs of 2 + 1, 3, and 1 + 1 of two where one is padding."""
-    marked = [0, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 1, 0]
+    marked = [0, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0], [0, 0, 1, 0, 1, 0]
     batch = batch_of(*marked, ratings=[0.5, 1.0, float("nan")])
     batch.tokens[2, 5] = PADDING
     z = torch.tensor([[1, 0, 1, 1, 0, 0], [0, 1, 1, 1, 0, 0], [1, 0, 0, 0, 1, 1]])
