@@ -320,11 +320,11 @@ def test_pairs_have_a_say() -> None:
     theta = scores(7, seed=3)
     best = SUBSETS["correlated"].best(theta, torch.tensor([7, 7, 7]), 3)
     for number in range(3):
-        values = {}
+        values: dict[tuple[int, ...], float] = {}
         for chosen in itertools.combinations(range(7), 3):
             pairs = sum(theta.pair[number, i].item() for i in chosen if i + 1 in chosen)
             values[chosen] = theta.word[number, list(chosen)].sum().item() + pairs
-        assert best[number].nonzero()[:, 0].tolist() == list(max(values, key=values.__getitem__))
+        assert best[number].nonzero()[:, 0].tolist() == list(max(values, key=lambda subset: values[subset]))
 
 
 @pytest.mark.parametrize(("n", "k"), [(9, 4), (6, 1), (5, 5)])
@@ -388,7 +388,7 @@ def test_every_gradient_reaches_every_subset() -> None:
 
 def test_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of six words, the last of the third review padding: runs of 2 + 1, 3, and 1 + 1 of two where one is padding."""
-    marked = [0, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 1, 0]
+    marked = [0, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0], [0, 0, 1, 0, 1, 0]
     batch = batch_of(*marked, ratings=[0.5, 1.0, float("nan")])
     batch.tokens[2, 5] = PADDING
     z = torch.tensor([[1, 0, 1, 1, 0, 0], [0, 1, 1, 1, 0, 0], [1, 0, 0, 0, 1, 1]])

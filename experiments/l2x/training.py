@@ -71,7 +71,7 @@ class Explainer(training.Model):
         often = torch.where(real, batch.familiar, -torch.inf).topk(min(k, real.shape[1]), -1).indices
         share = (batch.marked.sum(1) / real.sum(1).clamp(min=1)) * real.sum(1).clamp(max=k)
         hits = (z * batch.marked).sum(1), share, batch.marked.gather(1, often).sum(1)
-        values = {f"hits/{name}": annotated * hit for name, hit in zip(OVER_ANNOTATED, hits, strict=True)}
+        values = {f"hits/{name}": hit for name, hit in zip(OVER_ANNOTATED, hits, strict=True)}
         starts = z.sum(1) - (z[:, 1:] * z[:, :-1]).sum(1)
         return values | {
             "hits": annotated * z.sum(1).clamp(min=k),
