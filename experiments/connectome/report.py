@@ -147,7 +147,7 @@ def draw_confusion(folder: Path, data: Path) -> Figure:
 
 
 def _draw_distances(ax: Axes, off: torch.Tensor, radius: float) -> None:
-    ax.hist(off.numpy(), bins=torch.linspace(0, radius, 21).numpy(), color="#d62728")
+    ax.hist(off.numpy(), bins=20, range=(0, radius), color="#d62728")
     ax.set(xlabel="how far off along the body, wrong neurons", ylabel="neurons", xlim=(0, radius))
 
 

@@ -83,7 +83,9 @@ def draw(found: list[Result]) -> Figure:
         style: dict[str, Any] = {"color": f"C{number}", "linestyle": "-" if number < 10 else "--"}
         groups = TABLE.groups(own)
         at = [(group[0]["config"]["numbers"], sum(r["test"]["any"] for r in group) / len(group)) for group in groups]
-        lengths.plot(*zip(*((n, 100 * share) for n, share in sorted(at)), strict=True), "o-", label=name, ms=4, **style)
+        lengths.plot(
+            *zip(*((n, 100 * share) for n, share in sorted(at)), strict=True), marker="o", label=name, ms=4, **style
+        )
         for result in own:
             if result["config"]["numbers"] == longest:
                 training.plot(*_history(result), **style)
