@@ -6,8 +6,9 @@
     maximize <u, z> - sum z log z   over doubly stochastic z that are 0 where u = -inf
 
 Entry [i, j] is allowed where i and j lie within a radius on a line, as neurons that may be confused, in an order of
-columns that hides it. Milliseconds are of the processor. *off*: how far the row and column sums of z are from 1 at most. z is exp(u - a 1' - 1 b') in all
-solvers, so that this is its whole error. *gradient*: relative to the implicit one of the exact z.
+columns that hides it. Milliseconds are of the processor, forward and, where there is a gradient, backward. *off*: how
+far the row and column sums of z are from 1 at most. z is exp(u - a 1' - 1 b') in all solvers, so that this is its whole
+error. *gradient*: relative to the implicit one of the exact z.
 """
 
 from __future__ import annotations
