@@ -205,13 +205,14 @@ def test_proposals_leave_the_posterior_as_it_is(monkeypatch: pytest.MonkeyPatch)
     """Six hundred chains on one worm of four neurons against all permutations; short recordings say little."""
     torch.manual_seed(0)
     n, chains = 4, 600
-    W, Y = 0.5 * torch.randn(n, n), torch.randn(7, n)
+    W, Y = 0.1 * torch.randn(n, n), torch.randn(5, n)
     allowed = torch.ones(n, n, dtype=torch.bool)
     allowed[0, 3] = False
     one = {"lagged": Y[1:].mT @ Y[:-1], "past": Y[:-1].mT @ Y[:-1], "energy": torch.zeros(())}
     orders = torch.tensor([p for p in itertools.permutations(range(n)) if p[0] != 3])
     exact = log_likelihood(recorded(W, matrices(orders)), one).double().softmax(0)
-    assert 0.05 < exact.max() < 0.5  # else it would not be a test
+    assert exact.max() > 3 * exact.min()  # else it would not be a test
+    assert exact.min() * chains > 5
 
     many = {name: one[name].expand(chains, n, n) for name in ("lagged", "past")} | {
         "allowed": allowed.expand(chains, n, n)
@@ -346,7 +347,7 @@ def test_the_commands_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert f"{np.mean(shares):.1f} ± {np.std(shares, ddof=1):.1f}" in line
     assert Path("p/accuracy.png").stat().st_size > 5000
     assert Path("p/confusion.png").stat().st_size > 5000
-    wrong = run(cli.app, ["train", "connectome", "--data", str(stored), "--accelerator", "cpu"])
+    wrong = run(cli.app, ["train", "connectome", "--data", str(stored), "--known", "4"])
     assert "--worms, --neurons: 4 of 279, but" in str(wrong.exception)
 
 

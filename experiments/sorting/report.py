@@ -1,4 +1,4 @@
-"""The table, ours beside the published, and the picture: mistakes against the length of lists, tau in training."""
+"""The table, ours beside the published, and the picture: mistakes against the length of lists and in training."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ TABLE = Comparison(
 
 
 def draw(found: list[Result]) -> Figure:
-    """Left, lists with a wrong rank against n; right, tau in validation against the step, of the longest lists."""
+    """Left, lists with a wrong rank against n; right, wrong ranks in validation, of the longest lists."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.8), layout="constrained")
@@ -83,12 +83,14 @@ def draw(found: list[Result]) -> Figure:
         style: dict[str, Any] = {"color": f"C{number}", "linestyle": "-" if number < 10 else "--"}
         groups = TABLE.groups(own)
         at = [(group[0]["config"]["numbers"], sum(r["test"]["any"] for r in group) / len(group)) for group in groups]
-        lengths.plot(*zip(*((n, 100 * share) for n, share in sorted(at)), strict=True), "o-", label=name, ms=4, **style)
+        lengths.plot(
+            *zip(*((n, 100 * share) for n, share in sorted(at)), strict=True), marker="o", label=name, ms=4, **style
+        )
         for result in own:
             if result["config"]["numbers"] == longest:
                 training.plot(*_history(result), **style)
     lengths.set(xlabel="numbers of a list", ylabel="lists with a wrong rank, %", ylim=(-3, 103))
-    training.set(xlabel="training step", ylabel=f"tau in validation, n = {longest}", ylim=(-0.1, 1.05))
+    training.set(xlabel="training step", ylabel=f"wrong ranks in validation, %, n = {longest}", ylim=(-3, 103))
     figure.legend(loc="outside lower center", ncols=3, fontsize="small")
     return figure
 
@@ -101,7 +103,7 @@ def _name(config: dict[str, Any]) -> str:
 
 
 def _history(result: Result) -> tuple[list[float], list[float]]:
-    return [line["step"] for line in result["history"]], [line["tau"] for line in result["history"]]
+    return [line["step"] for line in result["history"]], [100 * line["wrong"] for line in result["history"]]
 
 
 def save_pictures(folder: Path, found: list[Result], places: Iterable[Path], data: Path) -> None:
