@@ -35,9 +35,7 @@ def by_family(P: Polytope, oracle: Map, u: torch.Tensor, forbidden: torch.Tensor
     return z.reshape(u.shape)
 
 
-def by_family_at(
-    P: Polytope, u: torch.Tensor, forbidden: torch.Tensor | None, theta: torch.Tensor
-) -> torch.Tensor:
+def by_family_at(P: Polytope, u: torch.Tensor, forbidden: torch.Tensor | None, theta: torch.Tensor) -> torch.Tensor:
     """The same, where the oracle takes the values of P's parameters, a set for each row; NaN where they leave none."""
     knowledge = P.unvalued.knowledge_at(theta)
     assert knowledge is not None

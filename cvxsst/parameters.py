@@ -28,13 +28,17 @@ def stacked(parameters: Sequence[Parameter], values: Mapping[str, Any], name: st
     known = {parameter.name for parameter in parameters}
     for wrong, what in ((known - set(values), "needs a value for"), (set(values) - known, "has no parameter")):
         if wrong:
-            raise ArgumentTypeError(f"at: {name} {what} {', '.join(sorted(wrong))}; its parameters are {named(parameters)}")
+            raise ArgumentTypeError(
+                f"at: {name} {what} {', '.join(sorted(wrong))}; its parameters are {named(parameters)}"
+            )
     parts = [_checked(parameter, values[parameter.name]) for parameter in parameters]
     try:
         batch = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
     except RuntimeError:
         shapes = ", ".join(f"{p.name}: {tuple(part.shape[:-1])}" for p, part in zip(parameters, parts, strict=True))
-        raise ValueError(f"at: the batch dimensions of the values do not broadcast with one another ({shapes})") from None
+        raise ValueError(
+            f"at: the batch dimensions of the values do not broadcast with one another ({shapes})"
+        ) from None
     device = parts[0].device
     return torch.cat([part.to(device).expand(*batch, part.shape[-1]) for part in parts], dim=-1)
 
@@ -50,7 +54,9 @@ def _checked(parameter: Parameter, value: Any) -> torch.Tensor:
     try:
         x = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError):
-        raise ArgumentTypeError(f"{name}: expected a tensor, an array or a number, got {type(value).__name__}") from None
+        raise ArgumentTypeError(
+            f"{name}: expected a tensor, an array or a number, got {type(value).__name__}"
+        ) from None
     if x.is_complex() or x.dtype == torch.bool:
         raise ArgumentTypeError(f"{name}: expected real numbers, got {x.dtype}")
     if x.layout != torch.strided or x.is_nested or x.device.type == "meta":
@@ -71,7 +77,11 @@ def _check_values(parameter: Parameter, values: torch.Tensor) -> None:
     if bool(wrong.any()):
         where = tuple(wrong.nonzero()[0].tolist())
         least, most = parameter.low[where[-1]], parameter.high[where[-1]]
-        index = where[:-1] + tuple(int(i) for i in np.unravel_index(where[-1], parameter.shape)) if parameter.shape else where[:-1]
+        index = (
+            where[:-1] + tuple(int(i) for i in np.unravel_index(where[-1], parameter.shape))
+            if parameter.shape
+            else where[:-1]
+        )
         raise ValueError(
             f"{parameter.name}: {values[where].item()} at index {index} ({int(wrong.sum())} such entries); its values "
             f"must be finite and in [{least:g}, {most:g}]"

@@ -191,7 +191,9 @@ class Polytope:
 
     def alone(self, theta: np.ndarray) -> Polytope:
         """The polytope at one value of theta ``(q,)``, a declaration without parameters."""
-        values = ", ".join(f"{name}={_brief(value)}" for name, value in split(self.described, torch.tensor(theta)).items())
+        values = ", ".join(
+            f"{name}={_brief(value)}" for name, value in split(self.described, torch.tensor(theta)).items()
+        )
         name = f"{self.name}.at({values})"
         return self._alone.get(
             theta.tobytes(), lambda: _rebuild(self.shape, name, self.affine_form.at(theta), recognize=False)

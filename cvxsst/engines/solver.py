@@ -84,7 +84,7 @@ class Solver:
 
 @dataclass(frozen=True)
 class Rescue:
-    """(J g, g, inputs, forbidden) -> J g: where the engine that found z has NaN, by the others, else as ``on_failure`` says.
+    """(J g, g, inputs, forbidden) -> J g: NaN of the engine that found z by the others, else as ``on_failure`` says.
 
     Attributes:
         rows: which instances of the problem the engine was asked about; None: all.

@@ -5,7 +5,7 @@
 CVXPY's own canonicalization is affine in the parameters (disciplined parametrized programming, Agrawal et al. 2019), so
 its value at 0 and at each unit vector tells all of it (``ParamConeProg.apply_parameters``).
 
-*Presolve, for all theta at once.* Where parameters stand on the right-hand side only, {(z, y, theta)} is one polyhedron:
+*Presolve, for all theta at once.* Where parameters are on the right-hand side only, {(z, y, theta)} is one polyhedron:
 what is an equality in disguise all over it is one for every theta, what it says of theta alone (the marginals of a
 transport plan have equal sums) is what theta must satisfy, and whether P(theta) is bounded does not depend on theta.
 Rows with a parameter in a coefficient are left out of that: what they imply is found at the values, if need be.
@@ -74,7 +74,7 @@ def parameters_of(variable: cp.Variable, constraints: Sequence[cp.Constraint]) -
     for parameter in found.values():
         if named.setdefault(parameter.name(), parameter) is not parameter:
             raise ArgumentTypeError(
-                f"constraints: two parameters are called {parameter.name()!r}; P.at(...) gives values by name: rename one"
+                f"constraints: two parameters are called {parameter.name()!r}; P.at(...) goes by name: rename one"
             )
     return sorted(named.values(), key=lambda p: p.name())
 
@@ -89,9 +89,9 @@ class AffineForm:
     """
 
     zero: StandardForm
-    dA: sp.csr_array
+    dA: sp.csr_array  # noqa: N815 - as the formulas call them
     db: sp.csr_array
-    dG: sp.csr_array
+    dG: sp.csr_array  # noqa: N815
     dh: sp.csr_array
 
     @property
@@ -136,14 +136,17 @@ class AffineForm:
     def with_equalities(self, inequalities: np.ndarray) -> AffineForm:
         """The same where these rows of G (indices) are equalities."""
         kept = np.setdiff1d(np.arange(self.zero.G.shape[0]), inequalities)
-        strict, equal = self.rows(np.arange(self.zero.A.shape[0]), kept), self.rows(np.zeros(0, dtype=int), inequalities)
+        strict, equal = (
+            self.rows(np.arange(self.zero.A.shape[0]), kept),
+            self.rows(np.zeros(0, dtype=int), inequalities),
+        )
         A = sp.csr_array(sp.vstack([strict.zero.A, equal.zero.G]))
         form = StandardForm(A, np.append(strict.zero.b, equal.zero.h), strict.zero.G, strict.zero.h, self.zero.n)
         dA, db = (sp.csr_array(sp.vstack(parts)) for parts in ((strict.dA, equal.dG), (strict.db, equal.dh)))
         return AffineForm(form, dA, db, strict.dG, strict.dh)
 
     def without(self, fixed: np.ndarray, values: np.ndarray, moves: np.ndarray) -> AffineForm:
-        """The slice in which the columns of z listed in ``fixed`` are ``values + moves @ theta``, those columns removed.
+        """The slice in which the columns of z listed in ``fixed`` are ``values + moves @ theta``, without them.
 
         Where a column has a parameter among its coefficients its value must not move.
         """
@@ -200,7 +203,7 @@ class AffineForm:
         return np.isin(np.arange(self.q), np.concatenate(taking))
 
     def polyhedron(self, low: np.ndarray, high: np.ndarray) -> StandardForm:
-        """{(z, y, theta)}: the rows without parameters in coefficients, low <= theta <= high; theta counts as lifted."""
+        """{(z, y, theta)}: the rows without parameters in coefficients, low <= theta <= high; theta is lifted."""
         form = self.rows(*(np.flatnonzero(rows) for rows in self.constant_rows))
         upper, lower = np.flatnonzero(np.isfinite(high)), np.flatnonzero(np.isfinite(low))
         eye = sp.eye_array(self.q, format="csr")
@@ -228,7 +231,9 @@ def _without_columns(M, dM, right, dright, fixed, values, moves):
     position[fixed] = np.arange(len(fixed))
     here = position[M.indices] >= 0
     # right - sum of (a + da theta) (value + move theta): one of da and move is 0
-    to_row = sp.csr_array((np.ones(here.sum()), (row[here], np.arange(here.sum()))), shape=(M.shape[0], int(here.sum())))
+    to_row = sp.csr_array(
+        (np.ones(here.sum()), (row[here], np.arange(here.sum()))), shape=(M.shape[0], int(here.sum()))
+    )
     a, at = M.data[here], position[M.indices[here]]
     right = right - to_row @ (a * values[at])
     moved = sp.diags_array(values[at]) @ dM[here] + sp.diags_array(a) @ sp.csr_array(moves)[at] if here.any() else None
@@ -254,7 +259,7 @@ def canonicalize_affine(
     for position, constraint in enumerate(constraints):
         if not constraint.is_dcp(dpp=True):
             raise NotPolyhedralError(
-                f"constraints[{position}] ({brief(constraint)}) is not affine in its parameters (CVXPY's rules, DPP): a "
+                f"constraints[{position}] ({brief(constraint)}) is not affine in its parameters (CVXPY's DPP): a "
                 "parameter may be added, or be the factor of an expression without parameters; make what is computed "
                 "from parameters a parameter of its own, and compute it in torch"
             )
@@ -318,9 +323,7 @@ def _substitute_copies(form: AffineForm) -> AffineForm:
     target = np.full(form.zero.columns, -1)
     target[keep] = np.arange(len(keep))
     where = np.array([target[place.get(j, j)] for j in range(form.zero.columns)], dtype=int)
-    (A, dA), (G, dG) = (
-        _merged(M, dM, where, len(keep)) for M, dM in ((rest.zero.A, rest.dA), (rest.zero.G, rest.dG))
-    )
+    (A, dA), (G, dG) = (_merged(M, dM, where, len(keep)) for M, dM in ((rest.zero.A, rest.dA), (rest.zero.G, rest.dG)))
     return AffineForm(StandardForm(A, rest.zero.b, G, rest.zero.h, n), dA, rest.db, dG, rest.dh)
 
 
@@ -428,4 +431,3 @@ def _fixed(form: AffineForm, rigid: AffineForm) -> tuple[np.ndarray, np.ndarray,
     columns = [M.indices[np.diff(dM.indptr) > 0] for M, dM in ((form.zero.A, form.dA), (form.zero.G, form.dG))]
     stays = np.isin(fixed, np.concatenate(columns)) & (moves != 0).any(axis=1)
     return fixed[~stays], values[~stays], moves[~stays]
-

@@ -194,7 +194,12 @@ class Pattern:
             return self
         other = object.__new__(Pattern)
         other.__dict__.update(self.__dict__)
-        other.A, other.G, other.a, other.g = self.A.of(columns), self.G.of(columns), self.a[:, columns], self.g[:, columns]
+        other.A, other.G, other.a, other.g = (
+            self.A.of(columns),
+            self.G.of(columns),
+            self.a[:, columns],
+            self.g[:, columns],
+        )
         return other
 
     def factor(self, D: torch.Tensor, W: torch.Tensor, delta: float | torch.Tensor = DELTA) -> Factor:

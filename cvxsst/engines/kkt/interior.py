@@ -203,9 +203,7 @@ def _duality_gap(
     excess = f.excess(z, p)
     if flat is not None:
         excess = torch.where(flat, p.abs() * unit[:n], excess)  # linear there
-    slack, miss = (
-        (right - M @ (x / unit)).abs() for M, right in ((program.G, program.h), (program.A, program.b))
-    )
+    slack, miss = ((right - M @ (x / unit)).abs() for M, right in ((program.G, program.h), (program.A, program.b)))
     parts = (excess, lam * slack, nu.abs() * miss, normal[n:].abs() * x[n:].abs())
     gap = torch.stack([part.sum(dim=0) for part in parts]).sum(dim=0)
     reach = ((u.abs() + normal[:n].abs()) * unit[:n]).sum(dim=0)

@@ -173,7 +173,9 @@ class BoxMoves:
         return BoxMoves(
             b=Affine.of(r * form.zero.b, sp.diags_array(r) @ form.db),
             ratio=Affine.of(form.zero.h / a, sp.diags_array(1 / a) @ form.dh),
-            start=Affine.of((unit * start.constant)[:, 0].numpy(), sp.diags_array(unit[:, 0].numpy()) @ start.moves.csr),
+            start=Affine.of(
+                (unit * start.constant)[:, 0].numpy(), sp.diags_array(unit[:, 0].numpy()) @ start.moves.csr
+            ),
             column=torch.from_numpy(G.indices.astype(np.int64)),
             lower=torch.from_numpy(a < 0),
         )
@@ -254,9 +256,7 @@ class ParametricState(State):
             self._numbers = program.pattern.zero
             if core.form.is_box and not affine.form.has_coefficients:
                 self._box[cpu] = box = box_program(core, f)
-                self._box_moves[cpu] = BoxMoves.of(
-                    affine.form, box, self._moves[cpu].start, program.unit
-                )
+                self._box_moves[cpu] = BoxMoves.of(affine.form, box, self._moves[cpu].start, program.unit)
             self.width = program.unit[: program.n, 0]
         source = P.affine_form
         self._declared = {cpu: Declared.of(source.at(affine.theta))}

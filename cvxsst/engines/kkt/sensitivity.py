@@ -10,8 +10,8 @@ The matrix K is symmetric, and what is read off is what is put in, transposed: w
 
     (du, dtheta)  ->  (dx_z,  S'(dx, dnu, dlam))
 
-is the second derivative of the optimal value in (u, theta), symmetric. Where theta stands on the right-hand side only, S
-is constant. Else it depends on (x, nu, lam), which are then inputs and outputs of the map as well, beside theta, so that
+is the second derivative of the optimal value in (u, theta), symmetric. Where theta is on the right-hand side only, S
+is constant. Else it depends on (x, nu, lam), which are inputs and outputs of the map as well, beside theta, so that
 it can be differentiated again: the inputs that they answer to are utilities of y and changes of b and h, all 0.
 
 *Bounds and equalities only.* With H as in ``derivative``, a the share of each row of G that holds its column (0 or 1),

@@ -48,7 +48,7 @@ class Asked(NamedTuple):
 
 
 class Found(NamedTuple):
-    """x = (z, y) in the free columns ``(N, B)``, what the derivative needs of the constraints, how it went, and (nu, lam)
+    """x = (z, y) in the free columns ``(N, B)``, what the derivative needs of the constraints, how it went, (nu, lam)
     where the interior point method found it ``(m + p, B)``."""
 
     x: torch.Tensor
