@@ -4,8 +4,8 @@
     python -m benchmarks.parameters --batch 512
 
 ``numbers`` is the kkt engine on the declaration with the first instance's values in place of the parameters, and no
-gradient for them: what it would cost if parameters cost nothing. CvxpyLayer takes u and the same parameters. Its largest
-differences from ours, in z and in the gradient for the parameters, stand beside its time.
+gradient for them: what it would cost if parameters cost nothing. CvxpyLayer takes u and the same parameters.
+Its largest differences from ours, in z and in the gradient for the parameters, stand beside its time.
 """
 
 from __future__ import annotations

@@ -79,7 +79,8 @@ class Solver:
         z = torch.where(better[:, None], found[0], mine[0])
         told_now = [torch.where(better, new, old) for new, old in zip(found[1:], mine[1:], strict=True)]
         engines = info.engine if rows is None else np.where(shown(better), engine.name, info.engine)
-        return z, Info(*told_now, engines)
+        converged, residual, iterations, empty = told_now
+        return z, Info(converged, residual, iterations, empty, engines)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import cvxpy as cp
 import numpy as np
@@ -55,7 +56,7 @@ class Parameter:
             )
         low = 0.0 if attributes["nonneg"] or attributes["pos"] else -np.inf
         high = 0.0 if attributes["nonpos"] or attributes["neg"] else np.inf
-        bounds = attributes["bounds"] or (-np.inf, np.inf)
+        bounds: Any = attributes["bounds"] or (-np.inf, np.inf)
         ends = (np.broadcast_to(np.asarray(end, dtype=float), parameter.shape).reshape(-1) for end in bounds)
         lower, upper = ends
         return Parameter(name, tuple(parameter.shape), np.maximum(low, lower), np.minimum(high, upper))
