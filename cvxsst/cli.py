@@ -45,7 +45,12 @@ app = typer.Typer(
 def engine_table(progress: bool = False) -> list[list[str]]:
     """The rows of ``cvxsst list``: polytope, shape, argmax, then the engine for each regularizer."""
     rows = []
-    for family in track([installed_families()[name] for name in _exemplified()], "Asking every engine", transient=True, disable=not progress):
+    for family in track(
+        [installed_families()[name] for name in _exemplified()],
+        "Asking every engine",
+        transient=True,
+        disable=not progress,
+    ):
         P, argmax = family(*family.examples[0]), "lp" if family.argmax_oracle is None else "oracle"
         rows.append([P.name, str(P.shape), argmax, *(_engine_cell(P, f) for f in REGULARIZERS)])
     return rows

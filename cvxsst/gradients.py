@@ -69,7 +69,7 @@ class CentralDifference(Backward):
         if problem.theta is not None:
             if problem.theta.requires_grad:
                 raise ValueError(
-                    "backward='finite_difference' has no gradient for the values of parameters, which are no utilities; "
+                    "backward='finite_difference' has no gradient for the values of parameters, no utilities; "
                     "detach them, or use backward='implicit'"
                 )
             problem = replace(problem, theta=problem.theta.detach())

@@ -468,7 +468,7 @@ class PolytopeAt(Polytope):
         return self.single.form
 
     @property
-    def presolved(self) -> Presolved:  # type: ignore[override]
+    def presolved(self) -> Presolved:
         return self.single.presolved
 
     @cached_property

@@ -144,8 +144,8 @@ class Problem:
             blamed = P.blamed(theta)
             if blamed:
                 raise EmptyPolytopeError(
-                    f"{', '.join(blamed)}: the values{where} leave no point of {P.alone(theta)!r}; on_failure='nan' keeps "
-                    "the other instances"
+                    f"{', '.join(blamed)}: the values{where} leave no point of {P.alone(theta)!r}; on_failure='nan'"
+                    " keeps the others"
                 )
             if P.is_endless(theta):
                 raise UnboundedPolytopeError(

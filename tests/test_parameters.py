@@ -1,4 +1,4 @@
-"""Polytopes with parameters: at values they are the declarations with numbers, and their derivatives are differences."""
+"""Polytopes with parameters: at values they are the declarations with numbers, their derivatives are differences."""
 
 import copy
 import pickle
@@ -166,7 +166,9 @@ def test_vmap_is_the_batch():
         return cvxsst.softmax(P.at(k=k), w, cvxsst.BinaryEntropy(), 0.5)
 
     assert torch.allclose(torch.func.vmap(solve)(k, w), solve(k, w))
-    reverse, forward = (torch.func.vmap(jac(solve, argnums=(0, 1)))(k, w) for jac in (torch.func.jacrev, torch.func.jacfwd))
+    reverse, forward = (
+        torch.func.vmap(jac(solve, argnums=(0, 1)))(k, w) for jac in (torch.func.jacrev, torch.func.jacfwd)
+    )
     assert all(torch.allclose(a, b, atol=1e-10) for a, b in zip(reverse, forward, strict=True))
 
 
@@ -217,7 +219,9 @@ def test_where_all_are_held_the_sum_still_moves_with_k(engine):
 def test_values_that_leave_no_point_are_told_by_instance_and_parameter(engine):
     P, w = exactly(4), torch.zeros(2, 4, dtype=D)
     k = torch.tensor([[2.0], [5.0]], dtype=D, requires_grad=True)
-    with pytest.raises(cvxsst.EmptyPolytopeError, match=r"k: the values of instance \(1, 0\) leave no point of exactly"):
+    with pytest.raises(
+        cvxsst.EmptyPolytopeError, match=r"k: the values of instance \(1, 0\) leave no point of exactly"
+    ):
         cvxsst.softmax(P.at(k=k), w, engine=engine)
     z, info = cvxsst.softmax(P.at(k=k), w, engine=engine, on_failure="nan", return_info=True)
     assert info.empty.tolist() == [[False, False], [True, True]]
@@ -293,7 +297,9 @@ def test_shapes_signs_and_bounds_of_values():
     z, c = cp.Variable(3), cp.Parameter(3, name="c", bounds=[0, 2])
     P = cvxsst.Polytope(z, [z >= 0, z <= c])
     assert P.parameters == {"c": (3,)}
-    with pytest.raises(ValueError, match=r"c: the last dimensions must be the shape of the parameter, \(3,\), got \(2,\)"):
+    with pytest.raises(
+        ValueError, match=r"c: the last dimensions must be the shape of the parameter, \(3,\), got \(2,\)"
+    ):
         P.at(c=torch.ones(2))
     with pytest.raises(ValueError, match=r"c: 3.0 at index \(0, 1\).*\[0, 2\]"):
         P.at(c=torch.tensor([[1.0, 3.0, 1.0]]))
@@ -335,8 +341,8 @@ def test_engines_that_take_no_parameters_say_so():
     for name in set(ENGINES) - {"fast", "kkt", "cvxpylayer"}:
         with pytest.raises(cvxsst.NoFastPathError, match=f"{name} takes no parameters"):
             cvxsst.softmax(budget(4).at(k=1.0), torch.zeros(4), engine=name)
+    k = torch.tensor(1.0, requires_grad=True)
     with pytest.raises(ValueError, match="no gradient for the values of parameters"):
-        k = torch.tensor(1.0, requires_grad=True)
         cvxsst.softmax(budget(4).at(k=k), torch.zeros(4), backward="finite_difference")
 
 

@@ -129,7 +129,7 @@ def test_single_point() -> None:
         (lambda z: [cp.norm2(z) <= 1], NotPolyhedralError, r"constraints\[0\].*curved"),
         (lambda z: [z <= 1, cp.sum_squares(z) <= 1], NotPolyhedralError, r"constraints\[1\]"),
         (lambda z: [cp.abs(z) >= 1], NotPolyhedralError, "DCP"),
-        (lambda z: [z >= 0, z <= 1 + cp.square(cp.Parameter(3))], NotPolyhedralError, "DCP"),
+        (lambda z: [z >= 0, z <= 1 + cp.square(cp.Parameter(3))], NotPolyhedralError, "not affine in its p"),
         (lambda z: [z == cp.Variable(3, integer=True), z >= 0, z <= 1], NotPolyhedralError, "integer"),
         (lambda z: [z >= 0, True], TypeError, r"constraints\[1\]"),
         (lambda z: z >= 0, TypeError, "list"),

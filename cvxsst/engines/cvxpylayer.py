@@ -123,7 +123,9 @@ class CvxpyLayerEngine(Engine["ConeProgram | AtValues"]):
             rows = torch.from_numpy(np.flatnonzero(which.reshape(-1) == k)).to(u.device)
             P, mask = state.P.alone(theta), None if forbidden is None else forbidden[rows]
             try:
-                found = self._solve_program(self.state(P, state.f), u[rows], mask)
+                program = self.state(P, state.f)
+                assert isinstance(program, ConeProgram)
+                found = self._solve_program(program, u[rows], mask)
             except EmptyPolytopeError:
                 told[3][rows] = True
                 continue
@@ -134,7 +136,8 @@ class CvxpyLayerEngine(Engine["ConeProgram | AtValues"]):
                 mine[rows] = theirs
             for row in rows[found.told()[0]].tolist():
                 J[row, :, n:] = torch.from_numpy(state.moves(P, theta, u[row], z[row])).to(u.device)
-        return Solution(z, *told, (J,))
+        converged, residual, steps, empty = told
+        return Solution(z, converged, residual, steps, empty, (J,))
 
     def _solve_program(self, state: ConeProgram, u: torch.Tensor, forbidden: torch.Tensor | None) -> Solution:
         B, n = u.shape

@@ -79,12 +79,13 @@ class Solver:
         z = torch.where(better[:, None], found[0], mine[0])
         told_now = [torch.where(better, new, old) for new, old in zip(found[1:], mine[1:], strict=True)]
         engines = info.engine if rows is None else np.where(shown(better), engine.name, info.engine)
-        return z, Info(*told_now, engines)
+        converged, residual, iterations, empty = told_now
+        return z, Info(converged, residual, iterations, empty, engines)
 
 
 @dataclass(frozen=True)
 class Rescue:
-    """(J g, g, inputs, forbidden) -> J g: where the engine that found z has NaN, by the others, else as ``on_failure`` says.
+    """(J g, g, inputs, forbidden) -> J g: NaN of the engine that found z by the others, else as ``on_failure`` says.
 
     Attributes:
         rows: which instances of the problem the engine was asked about; None: all.

@@ -6,7 +6,7 @@ On the rows that are tight at z the multipliers are a solution of
 
     minimize  | H^1/2 (A'nu + G'lam - (u - phi'(z))) |   over   lam >= 0,      H = 1 / phi''
 
-by an active set method (Lawson and Hanson 1974), which takes independent rows: where the set is flat, and all tight rows
+by an active set method (Lawson and Hanson 1974), which takes independent rows: where the set is flat, and all the rows
 together would let nothing move, these are the ones that hold z as the constraints leave more room.
 """
 
@@ -85,7 +85,7 @@ class Held:
 
 
 def lifted(form: StandardForm, z: np.ndarray) -> np.ndarray:
-    """Some y with which z satisfies the constraints, as nearly as can be: the least t with A y = b, G y <= h up to t."""
+    """A y with which z satisfies the constraints, as nearly as can be: the least t with A y = b, G y <= h but for t."""
     form = form.without(np.arange(form.n), z)
     if not form.columns:
         return np.zeros(0)

@@ -5,7 +5,7 @@
 CVXPY's own canonicalization is affine in the parameters (disciplined parametrized programming, Agrawal et al. 2019), so
 its value at 0 and at each unit vector tells all of it (``ParamConeProg.apply_parameters``).
 
-*Presolve, for all theta at once.* Where parameters stand on the right-hand side only, {(z, y, theta)} is one polyhedron:
+*Presolve, for all theta at once.* Where parameters are on the right-hand side only, {(z, y, theta)} is one polyhedron:
 what is an equality in disguise all over it is one for every theta, what it says of theta alone (the marginals of a
 transport plan have equal sums) is what theta must satisfy, and whether P(theta) is bounded does not depend on theta.
 Rows with a parameter in a coefficient are left out of that: what they imply is found at the values, if need be.
@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import cvxpy as cp
 import numpy as np
@@ -55,7 +56,7 @@ class Parameter:
             )
         low = 0.0 if attributes["nonneg"] or attributes["pos"] else -np.inf
         high = 0.0 if attributes["nonpos"] or attributes["neg"] else np.inf
-        bounds = attributes["bounds"] or (-np.inf, np.inf)
+        bounds: Any = attributes["bounds"] or (-np.inf, np.inf)
         ends = (np.broadcast_to(np.asarray(end, dtype=float), parameter.shape).reshape(-1) for end in bounds)
         lower, upper = ends
         return Parameter(name, tuple(parameter.shape), np.maximum(low, lower), np.minimum(high, upper))
@@ -74,7 +75,7 @@ def parameters_of(variable: cp.Variable, constraints: Sequence[cp.Constraint]) -
     for parameter in found.values():
         if named.setdefault(parameter.name(), parameter) is not parameter:
             raise ArgumentTypeError(
-                f"constraints: two parameters are called {parameter.name()!r}; P.at(...) gives values by name: rename one"
+                f"constraints: two parameters are called {parameter.name()!r}; P.at(...) goes by name: rename one"
             )
     return sorted(named.values(), key=lambda p: p.name())
 
@@ -89,9 +90,9 @@ class AffineForm:
     """
 
     zero: StandardForm
-    dA: sp.csr_array
+    dA: sp.csr_array  # noqa: N815 - as the formulas call them
     db: sp.csr_array
-    dG: sp.csr_array
+    dG: sp.csr_array  # noqa: N815
     dh: sp.csr_array
 
     @property
@@ -146,7 +147,7 @@ class AffineForm:
         return AffineForm(form, dA, db, strict.dG, strict.dh)
 
     def without(self, fixed: np.ndarray, values: np.ndarray, moves: np.ndarray) -> AffineForm:
-        """The slice in which the columns of z listed in ``fixed`` are ``values + moves @ theta``, those columns removed.
+        """The slice in which the columns of z listed in ``fixed`` are ``values + moves @ theta``, without them.
 
         Where a column has a parameter among its coefficients its value must not move.
         """
@@ -203,7 +204,7 @@ class AffineForm:
         return np.isin(np.arange(self.q), np.concatenate(taking))
 
     def polyhedron(self, low: np.ndarray, high: np.ndarray) -> StandardForm:
-        """{(z, y, theta)}: the rows without parameters in coefficients, low <= theta <= high; theta counts as lifted."""
+        """{(z, y, theta)}: the rows without parameters in coefficients, low <= theta <= high; theta is lifted."""
         form = self.rows(*(np.flatnonzero(rows) for rows in self.constant_rows))
         upper, lower = np.flatnonzero(np.isfinite(high)), np.flatnonzero(np.isfinite(low))
         eye = sp.eye_array(self.q, format="csr")
@@ -259,7 +260,7 @@ def canonicalize_affine(
     for position, constraint in enumerate(constraints):
         if not constraint.is_dcp(dpp=True):
             raise NotPolyhedralError(
-                f"constraints[{position}] ({brief(constraint)}) is not affine in its parameters (CVXPY's rules, DPP): a "
+                f"constraints[{position}] ({brief(constraint)}) is not affine in its parameters (CVXPY's DPP): a "
                 "parameter may be added, or be the factor of an expression without parameters; make what is computed "
                 "from parameters a parameter of its own, and compute it in torch"
             )

@@ -58,7 +58,7 @@ class KKT(Engine[State]):
             residual = residual.maximum(state.declared(device).violation(torch.cat([z.T, y])))
         solution = Solution(z, None, residual, iterations, None, (active,))
         if isinstance(state, ParametricState):
-            return self._with_parameters(state, u, forbidden, solution, torch.cat([y, multipliers]).T)
+            return self._with_parameters(state, u, forbidden, solution, torch.cat([y, multipliers]).T.contiguous())
         residual = residual.maximum(self._rounding(state, u, z, active, forbidden))
         empty = torch.zeros(B, dtype=torch.bool, device=device)
         if forbidden is not None:
@@ -80,7 +80,8 @@ class KKT(Engine[State]):
         Where not every P(theta) is known to be bounded, each is looked at.
         """
         assert state.theta is not None
-        (z, _, residual, iterations, _, (active,), _), f = solution, state.f
+        z, (active,), f = solution.z, solution.kept, state.f
+        _, residual, iterations, _ = solution._replace(converged=torch.ones(len(z), dtype=torch.bool)).told()
         untold = torch.zeros(len(z), dtype=torch.bool, device=z.device)
         empty, endless = torch.zeros_like(untold), torch.zeros_like(untold)
         wide = u.abs().amax(dim=1) > MANY_DIGITS if u.shape[1] else torch.zeros_like(untold)

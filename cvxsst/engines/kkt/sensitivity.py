@@ -10,8 +10,8 @@ The matrix K is symmetric, and what is read off is what is put in, transposed: w
 
     (du, dtheta)  ->  (dx_z,  S'(dx, dnu, dlam))
 
-is the second derivative of the optimal value in (u, theta), symmetric. Where theta stands on the right-hand side only, S
-is constant. Else it depends on (x, nu, lam), which are then inputs and outputs of the map as well, beside theta, so that
+is the second derivative of the optimal value in (u, theta), symmetric. Where theta is on the right-hand side only, S
+is constant. Else it depends on (x, nu, lam), which are inputs and outputs of the map as well, beside theta, so that
 it can be differentiated again: the inputs that they answer to are utilities of y and changes of b and h, all 0.
 
 *Bounds and equalities only.* With H as in ``derivative``, a the share of each row of G that holds its column (0 or 1),
@@ -205,9 +205,10 @@ def _dense(program: Program, right: torch.Tensor, curvature: torch.Tensor, weigh
     """The same of one instance, by a least squares solution of all equations, in columns in which D is 1."""
     n, (N, m) = program.n, program.A.shape[::-1]
     A, G = program.A.csr.toarray(), program.G.csr.toarray()
-    right, w = right.numpy(force=True), weight.numpy(force=True)
+    all_right, w = right.numpy(force=True), weight.numpy(force=True)
     size = np.append(curvature.rsqrt().numpy(force=True), np.ones(N - n))
-    A, G, f, b, h = A * size, G * size, right[:N] * size, right[N : N + m], right[N + m :]
+    A, G = A * size, G * size
+    f, b, h = all_right[:N] * size, all_right[N : N + m], all_right[N + m :]
     strength = w * np.square(G).sum(axis=1)
     rows = np.flatnonzero(strength > 1 / FIRM)
     yields = np.where(strength[rows] > FIRM, 0.0, 1 / np.maximum(w[rows], 1e-300))

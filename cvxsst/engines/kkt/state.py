@@ -44,11 +44,12 @@ class Asked(NamedTuple):
 
     def of(self, columns: torch.Tensor) -> Asked:
         """Some of the instances."""
-        return Asked(*(None if part is None else part[:, columns] for part in self))
+        forbidden, theta = (None if part is None else part[:, columns] for part in self[1:])
+        return Asked(self.u[:, columns], forbidden, theta)
 
 
 class Found(NamedTuple):
-    """x = (z, y) in the free columns ``(N, B)``, what the derivative needs of the constraints, how it went, and (nu, lam)
+    """x = (z, y) in the free columns ``(N, B)``, what the derivative needs of the constraints, how it went, (nu, lam)
     where the interior point method found it ``(m + p, B)``."""
 
     x: torch.Tensor
@@ -175,9 +176,9 @@ class State:
             torch.zeros(B, dtype=torch.long, device=u.device),
             u.new_zeros(0, B),
         )
-        few = box if len(near) == B else box.of(near)
-        first = newton.solve(few, u[:, near], _of(forbidden, near))
-        found.put(near, self._of_newton(few, first), first.converged)
+        near_box = box if len(near) == B else box.of(near)
+        first = newton.solve(near_box, u[:, near], _of(forbidden, near))
+        found.put(near, self._of_newton(near_box, first), first.converged)
         far = (found.residual == torch.inf).nonzero().flatten()
         if len(far):
             few = asked.of(far)
