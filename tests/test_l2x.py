@@ -320,11 +320,11 @@ def test_pairs_have_a_say() -> None:
     theta = scores(7, seed=3)
     best = SUBSETS["correlated"].best(theta, torch.tensor([7, 7, 7]), 3)
     for number in range(3):
-        values: dict[tuple[int, ...], float] = {}
+        values: dict[float, tuple[int, ...]] = {}
         for chosen in itertools.combinations(range(7), 3):
             pairs = sum(theta.pair[number, i].item() for i in chosen if i + 1 in chosen)
-            values[chosen] = theta.word[number, list(chosen)].sum().item() + pairs
-        assert best[number].nonzero()[:, 0].tolist() == list(max(values, key=lambda subset: values[subset]))
+            values[theta.word[number, list(chosen)].sum().item() + pairs] = chosen
+        assert best[number].nonzero()[:, 0].tolist() == list(values[max(values)])
 
 
 @pytest.mark.parametrize(("n", "k"), [(9, 4), (6, 1), (5, 5)])

@@ -111,9 +111,10 @@ def draw_errors(found: Sequence[Result], network: str = "simple") -> Figure:
         for ax, metric in zip(axes[:, places.index((corpus, aspect))], METRICS[:2], strict=True):
             scale = 100 if metric.percent else 1
             points = [(g[0]["config"]["k"], [scale * r["test"][metric.name] for r in g]) for g in groups]
+            marker = "o" if how == "relaxed" else "x"
             label = f"{SUBSETS[name].label}" + ("" if how == "relaxed" else f", {GRADIENTS[how].label}")
             style: dict[str, Any] = {"color": colormaps["tab10"]([*SUBSETS].index(name)), "linestyle": styles[how]}
-            ax.plot([k for k, _ in points], [sum(v) / len(v) for _, v in points], "o", label=label, **style)
+            ax.plot([k for k, _ in points], [sum(v) / len(v) for _, v in points], marker, label=label, **style)
             for k, values in points:
                 ax.plot([k] * len(values), values, ".", color=style["color"], markersize=3, alpha=0.5)
             ax.set(ylabel=metric.header)
