@@ -123,8 +123,8 @@ def draw_accuracy(found: list[Result]) -> Figure:
     axes[0].set_ylabel("neurons identified, %")
     labelled = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(
-        [*labelled.values()],
-        [*labelled],
+        labelled.values(),
+        labelled.keys(),
         loc="outside lower center",
         ncols=3,
         fontsize="small",
