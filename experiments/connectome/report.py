@@ -54,7 +54,8 @@ def method(config: dict[str, Any]) -> str:
 
 def published(group: list[Result]) -> str:
     config = group[0]["config"]
-    row = PAPER.get(config["permutations"] + ("" if config["regularized"] else "-free"), {}).get(config["known"])
+    like = "gumbel-sinkhorn" if config["permutations"] == "sinkhorn" else config["permutations"]  # exact, or 10 sweeps
+    row = PAPER.get(like + ("" if config["regularized"] else "-free"), {}).get(config["known"])
     if row is None or config["gradient"] != "relaxed" or difficulty(config) not in RADII:
         return ""
     return f"{100 * row[[*RADII].index(difficulty(config))]:.0f}"
@@ -115,14 +116,20 @@ def draw_accuracy(found: list[Result]) -> Figure:
             if own == level:
                 at = sorted(values)
                 ax.plot(at, [statistics.mean(values[k]) for k in at], "o-", color=colours[name], label=name, ms=4)
-                ax.plot(*zip(*sorted(theirs[own, name].items()), strict=True), "x:", color=colours[name]) if theirs[
-                    own, name
-                ] else None
+                if known := sorted(theirs[own, name].items()):
+                    ax.plot(*zip(*known, strict=True), "x:", color=colours[name])
         ax.axline((0, 0), (279, 100), color="0.7", linewidth=0.8)
         ax.set(title=f"{level}: radius {RADII[level]}", xlabel="known neurons of 279", xlim=(0, 120), ylim=(0, 100))
     axes[0].set_ylabel("neurons identified, %")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small", title="crosses: published; grey: the known ones alone")
+    labelled = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(
+        labelled.values(),
+        labelled.keys(),
+        loc="outside lower center",
+        ncols=3,
+        fontsize="small",
+        title="crosses: published; grey: the known ones alone",
+    )
     return figure
 
 
