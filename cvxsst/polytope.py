@@ -220,9 +220,9 @@ class Polytope:
             >>> import cvxpy as cp, cvxsst, torch
             >>> z, k = cp.Variable(3), cp.Parameter(nonneg=True, name="k")
             >>> P = cvxsst.Polytope(z, [z >= 0, z <= 1, cp.sum(z) <= k], name="budget")
-            >>> cvxsst.softmax(P.at(k=torch.tensor([0.0, 1.0])), torch.ones(3))
-            tensor([[0.0000, 0.0000, 0.0000],
-                    [0.3333, 0.3333, 0.3333]])
+            >>> cvxsst.softmax(P.at(k=torch.tensor([1.0, 1.5])), torch.ones(3))
+            tensor([[0.3333, 0.3333, 0.3333],
+                    [0.5000, 0.5000, 0.5000]])
         """
         return PolytopeAt(self, values)
 
