@@ -21,10 +21,10 @@ from functools import partial
 import torch
 
 from cvxsst.arguments import check_readable, check_utilities
-from cvxsst.autograd import with_gradient
+from cvxsst.autograd import with_gradient, without_derivative
 from cvxsst.errors import ArgumentTypeError
 from cvxsst.layer import SoftmaxLayer
-from cvxsst.maps import checked_options, in_units_of_w, nowhere, solved
+from cvxsst.maps import checked_options, in_units_of_w, maximum_with_parameters, nowhere, solved
 from cvxsst.opaque import opaque
 from cvxsst.polytope import Polytope
 from cvxsst.problem import Problem, named
@@ -85,7 +85,11 @@ def fenchel_young_loss(
     problem = problem.inspected()
     v = v.expand(*problem.batch, *P.shape).reshape(problem.u.shape)
     value = partial(_value, problem, regularizer, OFF.get(z.dtype, OFF_OTHERWISE))
-    return in_units_of_w(with_gradient(value, problem.u, best - v, v, best.detach(), problem.forbidden), problem)
+    if problem.theta is None:
+        return in_units_of_w(with_gradient(value, problem.u, best - v, v, best.detach(), problem.forbidden), problem)
+    gives = maximum_with_parameters(problem, best) - (problem.u * v).sum(dim=1)  # its derivatives, without its rounding
+    loss = without_derivative(value, problem.u.detach(), v, best.detach(), problem.forbidden)
+    return in_units_of_w(loss + (gives - gives.detach()), problem)
 
 
 def _checked_target(P: Polytope, w: torch.Tensor, z: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ from cvxsst.oracles import at_values, by_enumeration, by_family, by_family_at, b
 from cvxsst.polytope import Polytope
 from cvxsst.problem import Problem
 from cvxsst.recognition import known
-from cvxsst.regularizers import Euclidean, Regularizer
+from cvxsst.regularizers import Euclidean, Regularizer, Separable
 from cvxsst.values import holds
 
 
@@ -209,12 +209,27 @@ def smooth_max(
     problem = Problem.posed(P, w, regularizer, temperature)
     z, _ = solved(problem, checked_options(P, regularizer, engine, backward, on_failure), backward, on_failure)
     problem = problem.inspected()
+    if problem.theta is not None:
+        return in_units_of_w(maximum_with_parameters(problem, z), problem)
 
     def maximum(u: torch.Tensor, z: torch.Tensor, forbidden: torch.Tensor | None) -> torch.Tensor:
         value = regularizer.maximum(P, u, z, nowhere(z) if forbidden is None else forbidden)
         return value.where(z.isfinite().all(dim=1), torch.nan)
 
     return in_units_of_w(with_gradient(maximum, problem.u, z, z.detach(), problem.forbidden), problem)
+
+
+def maximum_with_parameters(problem: Problem, z: torch.Tensor) -> torch.Tensor:
+    """<u, z> - f(z) ``(B,)`` for the maximizers z, differentiated in u and in the parameters through z.
+
+    In u that is z once more, for u - f'(z) is normal to what z can do while the parameters stay; entries at an end of
+    the domain where f' is infinite do not move. NaN where z is.
+    """
+    f, solved = problem.f, z.isfinite().all(dim=1)
+    assert isinstance(f, Separable)
+    z = f.inside(z.where(solved[:, None], 0.0), 0.0)
+    z = z.where(f.gradient(z.detach()).isfinite(), z.detach())
+    return ((problem.u * z).sum(dim=1) - f.value_of(problem.P, z)).where(solved, torch.nan)
 
 
 def nowhere(z: torch.Tensor) -> torch.Tensor:

@@ -460,3 +460,24 @@ def test_masks_that_leave_no_plan_are_told():
     z, info = cvxsst.softmax(P, w, cvxsst.CategoricalEntropy(), on_failure="nan", return_info=True)
     assert info.empty.tolist() == [False, True]
     assert torch.allclose(z[0], torch.tensor([[0.5, 0.0], [0.25, 0.25]]))
+
+
+@pytest.mark.parametrize("f", [cvxsst.Euclidean(), cvxsst.BinaryEntropy()], ids=repr)
+def test_smooth_max_and_losses_are_differentiated_twice_in_parameters(f):
+    """d/dk max <w, z> - T f(z) is the multiplier of k, and the loss is that maximum + T f(v) - <w, v>."""
+    z, k = cp.Variable(6), cp.Parameter(nonneg=True, name="k")
+    P = cvxsst.Polytope(z, [z >= 0, z <= 1, cp.sum(z) <= k])
+    w, v = normal(3, 6).requires_grad_(), torch.full((6,), 0.2, dtype=torch.float64)
+    budget = torch.tensor([1.2, 2.0, 2.7], dtype=torch.float64, requires_grad=True)
+
+    def best(w, k):
+        return cvxsst.smooth_max(P.at(k=k), w, f, 0.5)
+
+    def loss(w, k):
+        return cvxsst.fenchel_young_loss(P.at(k=k), w, v, f, 0.5)
+
+    for function in (best, loss):
+        assert torch.autograd.gradcheck(function, (w, budget), atol=1e-6)
+        assert torch.autograd.gradgradcheck(function, (w, budget), atol=1e-4)
+    differs = best(w, budget) + 0.5 * f.value(v).sum() - (w * v).sum(-1) - loss(w, budget)
+    assert torch.allclose(differs, torch.zeros(3, dtype=torch.float64), atol=1e-12)
