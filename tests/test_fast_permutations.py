@@ -179,7 +179,7 @@ def test_patterns_that_leave_little_choice(n: int, regularizer, generator: torch
     allowed = torch.rand(w.shape, generator=generator) < 1.5 / n + 0.1 * torch.arange(24)[:, None, None] / 24
     allowed[::2] |= (i[:, None] - i).abs() < 2 + n // 8
     for m, own in enumerate(allowed):
-        known = torch.randperm(n, generator=generator)[: m * n // 24]
+        known = torch.randperm(n, generator=generator)[: 1 + m * n // 24]  # at least one: each is taken out
         own[known], own[:, known] = False, False
         own[i, i] = True
     w = w.masked_fill(~allowed, -torch.inf)[:, :, torch.randperm(n, generator=generator)]
