@@ -10,7 +10,7 @@ of it optional, without it every answer is the same, only slower.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -30,7 +30,7 @@ from cvxsst.geometry.parametric import (
     parameters_of,
     presolve_affine,
 )
-from cvxsst.geometry.presolve import Presolved, endless, extremes, is_feasible, presolve
+from cvxsst.geometry.presolve import Presolved, column_bounds, endless, extremes, is_feasible, presolve
 from cvxsst.geometry.vertices import MOST, QHULL_DIMENSION, listed, search
 from cvxsst.parameters import named, on_hull, split, stacked
 from cvxsst.values import plainly, shown
@@ -350,8 +350,23 @@ class Polytope:
 
     def outside(self, low: float, high: float) -> np.ndarray:
         """Indices of the entries of z that may be below ``low`` or above ``high``."""
-        lower, upper = self.bounds
-        return np.flatnonzero((lower < low) | (upper > high))
+        found = np.zeros(0, dtype=int)
+        for lower, upper in self._bounds_by_effort():
+            found = np.flatnonzero((lower < low) | (upper > high))
+            if not len(found):
+                break
+        return found
+
+    def _bounds_by_effort(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """``bounds`` or wider ones: what single rows say, then what a solve tells."""
+        if self.declared:
+            yield self._said
+        yield self.bounds
+
+    @cached_property
+    def _said(self) -> tuple[np.ndarray, np.ndarray]:
+        lower, upper = column_bounds(self.form, passes=2)
+        return lower[: self.size], upper[: self.size]
 
     def require_zero_is_least(self, entries: np.ndarray) -> None:
         """Raise a ValueError where forbidding an entry (flat indices) is not the limit of lowering its utility."""
@@ -489,15 +504,12 @@ class PolytopeAt(Polytope):
         theta = shown(self.theta.expand(*batch, self.theta.shape[-1]))
         return [self.unvalued.alone(row) for row in theta.reshape(-1, theta.shape[-1])]
 
-    def outside(self, low: float, high: float) -> np.ndarray:
-        """By what single rows say, of all values or of these; by linear programs where that does not tell."""
-        lower, upper = self.unvalued.affine.widest
-        if np.any((lower < low) | (upper > high)):
-            at_rows = self.unvalued.affine_form.column_bounds(self.rows)
-            lower, upper = (bound[: self.size] for bound in at_rows)
-        if np.any((lower < low) | (upper > high)):
-            return super().outside(low, high)
-        return np.zeros(0, dtype=int)
+    def _bounds_by_effort(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """What single rows say of all values, then of these."""
+        yield self.unvalued.affine.widest
+        lower, upper = self.unvalued.affine_form.column_bounds(self.rows)
+        yield lower[: self.size], upper[: self.size]
+        yield self.bounds
 
     def vertices(self) -> np.ndarray:
         if self.batch:
