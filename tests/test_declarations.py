@@ -139,9 +139,14 @@ def test_without_entries_the_constraints_still_count() -> None:
 # Families and oracles.
 
 
-@pytest.mark.parametrize(
-    "returned", [3, None, (1, 2, 3), [1, 2], cp.Variable(2)], ids=["int", "None", "three", "list", "variable"]
-)
+@pytest.mark.parametrize("returned", [3, (1, 2, 3)], ids=["int", "three"])
+def test_a_family_that_returns_a_shape_needs_an_argmax(returned: Any) -> None:
+    family = cvxsst.polytope(lambda n: returned)
+    with pytest.raises(TypeError, match=r"a shape and no constraints.*argmax, or return \(variable, constraints\)"):
+        family(2)
+
+
+@pytest.mark.parametrize("returned", [None, [1, 2], cp.Variable(2)], ids=["None", "list", "variable"])
 def test_a_family_that_returns_no_declaration(returned: Any) -> None:
     family = cvxsst.polytope(lambda n: returned)
     with pytest.raises(TypeError, match=r"must return \(variable, constraints\).*end it with: return z, \["):
