@@ -264,6 +264,7 @@ def test_distributions_layers_and_copies(generator) -> None:
     assert bool(soft.support.check(relaxed).all())
     assert not bool(soft.support.check(relaxed + 1e-3).any())
     relaxed.square().sum().backward()
+    assert theta.grad is not None
     assert theta.grad.abs().max() > 0
     layer = cvxsst.SoftmaxLayer(TOP, EUCLIDEAN, 0.5)
     again = pickle.loads(pickle.dumps(layer))

@@ -1,4 +1,4 @@
-"""SparseMAP: a distribution over vertices with the Euclidean softmax for its mean; exact expectations; a latent model."""
+"""SparseMAP: a distribution over vertices whose mean is the Euclidean softmax; exact expectations; a latent model."""
 
 import itertools
 
