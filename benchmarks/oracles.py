@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
+from functools import partial
 from typing import Annotated
 
 import cvxpy as cp
@@ -111,7 +112,7 @@ def main(
             for T in TEMPERATURES:
                 u = w / T
                 z, info = cvxsst.softmax(P, u, return_info=True)
-                times = [forward_and_backward(lambda u, P=P: cvxsst.softmax(P, u), u, g)[2] for _ in range(rounds)]
+                times = [forward_and_backward(partial(cvxsst.softmax, P), u, g)[2] for _ in range(rounds)]
                 calls, ours = info.iterations.double().mean().item(), statistics.median(times)
                 hull, off = None, None
                 if V is not None:

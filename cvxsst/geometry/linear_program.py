@@ -20,7 +20,8 @@ import scipy.sparse as sp
 
 from cvxsst.errors import ConvergenceError
 
-TOLERANCE = 1e-9  # of HiGHS, on feasibility and reduced costs; objectives are scaled to max |c| = 1
+TOLERANCE = 1e-9  # of HiGHS, on feasibility; of what is 0 among reduced costs. Objectives are scaled to max |c| = 1
+FINEST = 1e-10  # of HiGHS, on reduced costs: the least that it takes
 STATUS = {
     highspy.HighsModelStatus.kOptimal: "optimal",
     highspy.HighsModelStatus.kModelEmpty: "optimal",
@@ -98,7 +99,7 @@ class LinearProgram:
         highs.setOptionValue("output_flag", False)
         highs.setOptionValue("threads", 1)
         highs.setOptionValue("primal_feasibility_tolerance", TOLERANCE)
-        highs.setOptionValue("dual_feasibility_tolerance", TOLERANCE)
+        highs.setOptionValue("dual_feasibility_tolerance", FINEST)
         highs.passModel(lp)
         return highs
 
