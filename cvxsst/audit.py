@@ -27,7 +27,7 @@ from cvxsst.geometry.linear_program import LinearProgram
 from cvxsst.geometry.presolve import Presolved
 from cvxsst.oracles import solved_by_linear_programs
 from cvxsst.polytope import Map, Polytope
-from cvxsst.recognition import known
+from cvxsst.recognition import knowledge_of, known
 
 INTEGRAL = 1e-6  # an entry of a vertex this close to an integer is one
 REDUNDANCY_UP_TO = 2_000  # rows up to which each inequality is tested by a linear program of its own
@@ -247,8 +247,8 @@ def audit(P: Polytope, objectives: int = 200, seed: int = 0) -> Audit:
     found = solved_by_linear_programs(P, torch.from_numpy(W), None).numpy()
     broken = next(iter(np.flatnonzero(np.abs(found - np.round(found)).max(axis=1, initial=0.0) > INTEGRAL)), None)
     cut_off, stranger, structures = _compare_with_structures(P, presolved, found)
-    source, member = presolved.source, known(P)
-    oracle = None if member is None or member.knowledge is None else member.knowledge.argmax
+    source, member, knowledge = presolved.source, known(P), knowledge_of(P)
+    oracle = None if knowledge is None else knowledge.argmax
     refutation = None if oracle is None else _refuted_argmax(P, oracle, W, found)
     return Audit(
         polytope=P.name,

@@ -27,10 +27,8 @@ from cvxsst.polytope import Polytope
 from cvxsst.regularizers import Euclidean, Regularizer
 
 
-class InPolytope(constraints.Constraint):
-    """The constraint z in P, up to 1e-4 in float32 and 1e-6 in float64: the support of the distributions below."""
-
-    is_discrete = False
+class Membership(constraints.Constraint):
+    """A constraint on points of a polytope's shape."""
 
     def __init__(self, P: Polytope):
         self.P = P
@@ -40,18 +38,27 @@ class InPolytope(constraints.Constraint):
     def event_dim(self) -> int:  # type: ignore[override]
         return len(self.P.shape)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.P!r})"
+
+
+class InPolytope(Membership):
+    """The constraint z in P, up to 1e-4 in float32 and 1e-6 in float64: the support of the distributions below."""
+
+    is_discrete = False
+
     def check(self, value: torch.Tensor) -> torch.Tensor:
         batch = value.shape[: value.dim() - self.event_dim]
         rows = value.detach().to("cpu", torch.float64).reshape(batch.numel(), self.P.size)
         near, tolerance = (rows.abs() < 1e9).all(dim=1), 1e-6 if value.dtype == torch.float64 else 1e-4
         inside, polytopes = near.clone(), self.P.instances(batch)
+        places: dict[Polytope, list[int]] = {}
         for i in near.nonzero().flatten().tolist():
-            row = rows[i : i + 1]
-            inside[i] = distances(polytopes[i], row, torch.zeros_like(row, dtype=torch.bool))[0] <= tolerance
+            places.setdefault(polytopes[i], []).append(i)
+        for P, which in places.items():  # all at once where there are no parameters
+            z = rows[which]
+            inside[which] = distances(P, z, torch.zeros_like(z, dtype=torch.bool)) <= tolerance
         return inside.reshape(batch).to(value.device)
-
-    def __repr__(self) -> str:
-        return f"InPolytope({self.P!r})"
 
 
 class _Perturbed(Distribution):

@@ -22,13 +22,14 @@ import torch
 from torch.distributions import Distribution, constraints, register_kl
 
 from cvxsst.arguments import checked_temperature
+from cvxsst.distributions import Membership
 from cvxsst.errors import NoFastPathError
 from cvxsst.geometry.vertices import MOST
 from cvxsst.maps import argmax, smooth_max, softmax
 from cvxsst.oracles import takes
 from cvxsst.polytope import Polytope
 from cvxsst.problem import Problem
-from cvxsst.recognition import known
+from cvxsst.recognition import knowledge_of
 from cvxsst.regularizers import ExponentialFamily
 from cvxsst.regularizers.exponential_family import are_structures, log_count, log_partition
 from cvxsst.values import holds
@@ -36,18 +37,10 @@ from cvxsst.values import holds
 FAMILY = ExponentialFamily()
 
 
-class IsStructure(constraints.Constraint):
+class IsStructure(Membership):
     """The constraint that z is a structure: a vertex of P."""
 
     is_discrete = True
-
-    def __init__(self, P: Polytope):
-        self.P = P
-        super().__init__()
-
-    @property
-    def event_dim(self) -> int:  # type: ignore[override]
-        return len(self.P.shape)
 
     def check(self, value: torch.Tensor) -> torch.Tensor:
         batch = value.shape[: value.dim() - self.event_dim]
@@ -55,9 +48,6 @@ class IsStructure(constraints.Constraint):
         found = torch.isfinite(rows).all(dim=1)
         found[found.clone()] = are_structures(self.P, rows[found])
         return found.reshape(batch)
-
-    def __repr__(self) -> str:
-        return f"IsStructure({self.P!r})"
 
 
 class Gibbs(Distribution):
@@ -210,21 +200,18 @@ class Gibbs(Distribution):
 
     def _paired(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         """<a, b> over the dimensions of the event."""
-        return self._of_events(a * b).sum(-1)
+        return self.P.flat(a * b).sum(-1)
 
     def _where_taken(
         self, found: torch.Tensor, z: torch.Tensor, forbidden: torch.Tensor | None, value: float
     ) -> torch.Tensor:
         """``value`` where z is not 0 in a forbidden entry."""
-        return found if forbidden is None else found.masked_fill(self._of_events(forbidden & (z != 0)).any(-1), value)
-
-    def _of_events(self, x: torch.Tensor) -> torch.Tensor:
-        return x.reshape(*x.shape[: x.dim() - len(self.event_shape)], self.P.size)
+        return found if forbidden is None else found.masked_fill(self.P.flat(forbidden & (z != 0)).any(-1), value)
 
 
 def _require_partition(P: Polytope) -> None:
-    member = known(P)
-    if member is not None and member.knowledge is not None and member.knowledge.log_partition is not None:
+    knowledge = knowledge_of(P)
+    if knowledge is not None and knowledge.log_partition is not None:
         return
     try:
         P.vertices()
@@ -239,8 +226,8 @@ def _require_partition(P: Polytope) -> None:
 
 def _drawn(P: Polytope, u: torch.Tensor, forbidden: torch.Tensor | None, samples: int) -> torch.Tensor:
     """``(samples, B, n)`` for u ``(B, n)``, of which every instance has a structure."""
-    member = known(P)
-    path = None if member is None or member.knowledge is None else member.knowledge.sample
+    knowledge = knowledge_of(P)
+    path = None if knowledge is None else knowledge.sample
     if path is not None and u.numel():
         lowered = u if forbidden is None else u.masked_fill(forbidden, -torch.inf)
         return path(lowered.reshape(-1, *P.shape), samples=samples).reshape(samples, *u.shape)

@@ -16,7 +16,7 @@ from cvxsst.opaque import opaque
 from cvxsst.oracles import at_values, by_enumeration, by_family, by_family_at, by_linear_programs
 from cvxsst.polytope import Polytope
 from cvxsst.problem import Problem
-from cvxsst.recognition import known
+from cvxsst.recognition import knowledge_of
 from cvxsst.regularizers import Euclidean, Regularizer, Separable
 from cvxsst.values import holds
 
@@ -64,8 +64,8 @@ def argmax(P: Polytope, w: torch.Tensor, engine: str = "auto") -> torch.Tensor:
 
 def _argmax_engine(P: Polytope, name: str) -> Callable[..., torch.Tensor]:
     """(u, forbidden) -> z; where P has parameters, (u, forbidden, theta) -> z."""
-    member = known(P) if name in ("auto", "fast") else None
-    oracle = member.knowledge.argmax if member is not None and member.knowledge is not None else None
+    knowledge = knowledge_of(P) if name in ("auto", "fast") else None
+    oracle = None if knowledge is None else knowledge.argmax
     if name == "auto":
         name = "fast" if oracle is not None else "lp"
     if name == "fast":

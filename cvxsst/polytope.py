@@ -192,6 +192,10 @@ class Polytope:
         """How many scalars z has."""
         return math.prod(self.shape)
 
+    def flat(self, x: torch.Tensor) -> torch.Tensor:
+        """x ``(*batch, *shape)`` as ``(*batch, size)``."""
+        return x.reshape(*x.shape[: x.dim() - len(self.shape)], self.size)
+
     @property
     def declared(self) -> bool:
         """Whether there are constraints; else P is known by its oracle alone."""

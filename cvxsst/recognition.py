@@ -38,7 +38,7 @@ from cvxsst.family import GUESSING, Family
 from cvxsst.geometry.canonical import StandardForm
 from cvxsst.geometry.presolve import Presolved, affine_hull, column_bounds
 from cvxsst.installed import entries
-from cvxsst.polytope import Polytope
+from cvxsst.polytope import Knowledge, Polytope
 
 LARGEST = 5_000  # columns: beyond, a declaration is not looked up; up to here it was presolved when declared anyway
 MOST_PROGRAMS = 500  # rows of one declaration that need a linear program over the other, beyond which they differ
@@ -69,6 +69,12 @@ def known(P: Polytope) -> Polytope | None:
     if P not in _RECOGNIZED:
         _RECOGNIZED[P] = _recognized(P) if P.recognize else None
     return _RECOGNIZED[P]
+
+
+def knowledge_of(P: Polytope) -> Knowledge | None:
+    """What is known of ``known(P)`` beyond its constraints; None where that is nothing."""
+    member = known(P)
+    return None if member is None else member.knowledge
 
 
 _RECOGNIZED: WeakKeyDictionary[Polytope, Polytope | None] = WeakKeyDictionary()

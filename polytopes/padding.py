@@ -27,7 +27,7 @@ import torch
 
 import cvxsst
 from cvxsst.family import Padding
-from cvxsst.recognition import known
+from cvxsst.recognition import knowledge_of
 
 
 def padded(P: cvxsst.Polytope, w: torch.Tensor, lengths: torch.Tensor | Sequence[int]) -> torch.Tensor:
@@ -75,8 +75,8 @@ def _is_real(padding: Padding, P: cvxsst.Polytope, lengths: torch.Tensor) -> tor
 
 
 def _padding(P: cvxsst.Polytope) -> Padding:
-    member = known(P)
-    padding = None if member is None or member.knowledge is None else member.knowledge.padding
+    knowledge = knowledge_of(P)
+    padding = None if knowledge is None else knowledge.padding
     if padding is None:
         raise ValueError(
             f"P: {P!r} does not say how to pad it; take a polytope of the zoo, or register @family.padding"

@@ -15,7 +15,7 @@ import torch
 from cvxsst.engines.base import At, Engine, Info, Refused, Solution
 from cvxsst.polytope import Map, Polytope
 from cvxsst.problem import Problem
-from cvxsst.recognition import known
+from cvxsst.recognition import knowledge_of
 from cvxsst.regularizers import Regularizer
 from cvxsst.values import holds, is_finite, on_host, positions
 
@@ -129,10 +129,10 @@ def _applied_at(problem: Problem, **options: Any) -> torch.Tensor:
 
 
 def _path(P: Polytope, f: Regularizer) -> Map | None:
-    member = known(P)
-    if member is None or member.knowledge is None:
+    knowledge = knowledge_of(P)
+    if knowledge is None:
         return None
-    path, log_partition = member.knowledge.softmax(type(f)), member.knowledge.log_partition
+    path, log_partition = knowledge.softmax(type(f)), knowledge.log_partition
     if path is None and f.is_gibbs and log_partition is not None:
         return partial(_gradient, log_partition)
     return path

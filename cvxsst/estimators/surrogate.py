@@ -52,5 +52,4 @@ def checked_strength(name: str, value: float) -> float:
 
 def inner(P: Polytope, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """<a, b> over the dimensions of P, ``(*batch,)``."""
-    product = a * b
-    return product.reshape(*product.shape[: product.dim() - len(P.shape)], P.size).sum(-1)
+    return P.flat(a * b).sum(-1)

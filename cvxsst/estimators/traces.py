@@ -21,7 +21,7 @@ import torch
 from cvxsst.errors import NoFastPathError
 from cvxsst.polytope import Polytope
 from cvxsst.problem import Problem
-from cvxsst.recognition import known
+from cvxsst.recognition import knowledge_of
 from cvxsst.values import holds
 
 
@@ -60,8 +60,8 @@ def sample_trace(
         True
     """
     problem, shape = Problem.posed(P, theta, None, 1.0).inspected(), torch.Size(sample_shape)
-    member = known(P)
-    path = None if member is None or member.knowledge is None else member.knowledge.trace
+    knowledge = knowledge_of(P)
+    path = None if knowledge is None else knowledge.trace
     if path is None:
         raise NoFastPathError(
             f"P: no greedy algorithm is registered for {P!r} (@family.trace); use the density of the utilities, "

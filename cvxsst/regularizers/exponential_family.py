@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from scipy.special import kl_div, logsumexp, softmax
 from cvxsst.errors import NoFastPathError
 from cvxsst.oracles import takes
 from cvxsst.polytope import Polytope
-from cvxsst.recognition import known
+from cvxsst.recognition import knowledge_of
 from cvxsst.regularizers.base import Bound, Regularizer, balanced
 from cvxsst.regularizers.conjugate import divergence
 
@@ -84,7 +84,8 @@ def log_partition(P: Polytope, u: torch.Tensor, forbidden: torch.Tensor | None =
     Raises:
         NoFastPathError: neither is possible.
     """
-    path = _knowledge(P, "log_partition")
+    knowledge = knowledge_of(P)
+    path = None if knowledge is None else knowledge.log_partition
     if path is not None:
         u = u if forbidden is None else u.masked_fill(forbidden, -torch.inf)
         return path(u.reshape(-1, *P.shape))
@@ -95,8 +96,8 @@ def log_partition(P: Polytope, u: torch.Tensor, forbidden: torch.Tensor | None =
 
 def _mean(P: Polytope, u: torch.Tensor) -> torch.Tensor:
     """grad A(u) ``(B, n)`` of a family with a log-partition, by its own path if there is one."""
-    paths = _knowledge(P, "softmax")
-    path = None if paths is None else paths(ExponentialFamily)
+    knowledge = knowledge_of(P)
+    path = None if knowledge is None else knowledge.softmax(ExponentialFamily)
     if path is not None:
         return path(u.reshape(-1, *P.shape)).reshape(u.shape)
     with torch.enable_grad():
@@ -110,7 +111,8 @@ def are_structures(P: Polytope, v: torch.Tensor) -> torch.Tensor:
     oracle answers; for other rows it is asked for the structure that is furthest along v, seen from the middle of the
     bounds. Without a family's log-partition they are looked up in the list of structures.
     """
-    oracle = _knowledge(P, "argmax") if _knowledge(P, "log_partition") is not None else None
+    knowledge = knowledge_of(P)
+    oracle = None if knowledge is None or knowledge.log_partition is None else knowledge.argmax
     if oracle is None:
         V = torch.from_numpy(P.vertices()).to(v)
         return torch.cdist(v, V, compute_mode="donot_use_mm_for_euclid_dist").amin(dim=1) <= AT_END
@@ -127,15 +129,11 @@ def log_count(P: Polytope) -> float:
     return log_partition(P, torch.zeros(1, P.size, dtype=torch.float64)).item()
 
 
-def _knowledge(P: Polytope, name: str) -> Any:
-    member = known(P)
-    return None if member is None or member.knowledge is None else getattr(member.knowledge, name)
-
-
 def _divergences(P: Polytope, u: torch.Tensor, z: torch.Tensor, forbidden: torch.Tensor) -> torch.Tensor:
     """min KL(p || p_u) over the p with mean z, ``(B,)``: of structures on the face where the entries of z are that are
     at an end of their range over P; of more than a few by the log-partition."""
-    if _knowledge(P, "log_partition") is not None and log_count(P) > np.log(FEW):
+    knowledge = knowledge_of(P)
+    if knowledge is not None and knowledge.log_partition is not None and log_count(P) > np.log(FEW):
         maps = partial(log_partition, P), partial(_mean, P)
         masked = u.masked_fill(forbidden, -torch.inf)
         return u.new_tensor([divergence(*maps, *one) for one in zip(masked, z, strict=True)])

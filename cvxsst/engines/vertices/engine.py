@@ -15,7 +15,7 @@ from cvxsst.engines.vertices.hull import Hull, Oracle
 from cvxsst.engines.vertices.projection import Projected, project
 from cvxsst.oracles import best_of, by_family, solved_by_linear_programs
 from cvxsst.polytope import Polytope
-from cvxsst.recognition import known
+from cvxsst.recognition import knowledge_of
 from cvxsst.regularizers import Regularizer
 from cvxsst.values import plainly
 
@@ -47,9 +47,8 @@ class Vertices(Engine[State]):
         50 times as fast as kkt on lifted declarations, 2 to 23 times slower on those (``benchmarks.engines``)."""
         if not P.declared:
             return f.is_quadratic
-        member = known(P) if f.is_quadratic else None
-        has_argmax = member is not None and member.knowledge is not None and member.knowledge.argmax is not None
-        return has_argmax and not P.form.is_box
+        knowledge = knowledge_of(P) if f.is_quadratic else None
+        return knowledge is not None and knowledge.argmax is not None and not P.form.is_box
 
     def prepare(self, P: Polytope, f: Regularizer) -> State:
         return State(hull_of(P), max(1.0, float(np.abs(P.extent).max(initial=0.0))))
@@ -90,8 +89,7 @@ def _hull(P: Polytope) -> Hull:
 def _oracle(P: Polytope) -> tuple[Oracle, float, str]:
     """Over all vertices if they are few, else the family's, else linear programs; how exact its vertices are, and who
     is to blame where it is wrong."""
-    member = known(P)
-    knowledge = None if member is None else member.knowledge
+    knowledge = knowledge_of(P)
     V = None if knowledge is None or knowledge.structures is None else _few(knowledge.structures(), P.size)
     if V is not None:
         return lambda g, nudge, forbidden: best_of(V.to(g.device), g, forbidden), 0.0, ""
