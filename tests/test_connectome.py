@@ -16,7 +16,7 @@ from torch.distributions import Gumbel, Normal, kl_divergence
 from typer.testing import CliRunner
 
 from cvxsst import cli
-from experiments.connectome import data, mcmc, report
+from experiments.connectome import data, mcmc
 from experiments.connectome.config import Config
 from experiments.connectome.data import Connectome, Worms
 from experiments.connectome.mcmc import gain, given_permutations, swapped
@@ -26,7 +26,6 @@ from experiments.connectome.training import Chain, Identification
 from experiments.runs import training
 from experiments.runs.gradients import GRADIENTS
 from experiments.runs.options import Launch
-from experiments.runs.tables import results
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*is deprecated, use `isinstance:FutureWarning",  # Lightning itself
@@ -349,14 +348,3 @@ def test_the_commands_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert Path("p/confusion.png").stat().st_size > 5000
     wrong = run(cli.app, ["train", "connectome", "--data", str(stored), "--known", "4"])
     assert "--worms, --neurons: 4 of 279, but" in str(wrong.exception)
-
-
-def test_published_results_are_complete_and_in_the_table() -> None:
-    found = results([report.COMMITTED])
-    assert found
-    for result in found:
-        assert Config(**result["config"])
-        assert result["history"][-1]["step"] == result["config"]["steps"]
-    readme = (report.COMMITTED.parent / "README.md").read_text()
-    table = readme.split("<!-- table -->\n")[1].split("\n<!-- end -->")[0]
-    assert table == report.TABLE.markdown(found)

@@ -379,17 +379,17 @@ P3, W3 = polytopes.simplex(3), torch.zeros(2, 3)
     ("call", "says"),
     [
         (lambda: blackbox(P3, W3, 0.0), "strength: must be positive"),
-        (lambda: blackbox(P3, W3, "1"), "strength: expected a number"),  # type: ignore[arg-type]
+        (lambda: blackbox(P3, W3, "1"), "strength: expected a number"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: blackbox(P3, W3 + torch.nan), "w: nan"),
         (lambda: identity(P3, torch.zeros(4)), r"\(3,\)"),
-        (lambda: implicit_mle(P3, W3, noise=1.0), "noise: expected a torch.distributions"),  # type: ignore[arg-type]
+        (lambda: implicit_mle(P3, W3, noise=1.0), "noise: expected a torch.distributions"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: implicit_mle(P3, W3, noise=Gumbel(torch.zeros(3), 1.0)), r"batch_shape \(3,\)"),
         (lambda: implicit_mle(P3, W3, scale=-1.0), "scale: must be positive"),
         (lambda: AdaptiveStrength(rate=0.0), "rate: must be positive"),
         (lambda: SumOfGamma(0), "k: expected a positive integer"),
         (lambda: perturbed_argmax(P3, W3, SumOfGamma(2)), r"noise: SumOfGamma.*has no log_prob.*implicit_mle"),
         (lambda: perturbed_argmax(P3, W3, samples=0), "samples: at least 1"),
-        (lambda: perturbed_argmax(P3, W3, samples=2.0), "samples: expected an integer"),  # type: ignore[arg-type]
+        (lambda: perturbed_argmax(P3, W3, samples=2.0), "samples: expected an integer"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: perturbed_argmax(P3, W3, GUMBEL, multiplicative=True), "multiplicative noise"),
         (lambda: perturbed_loss(P3, W3, torch.zeros(4)), r"z: the last dimensions .*\(3,\)"),
         (lambda: spo_plus_loss(P3, W3, torch.zeros(3)), r"c: expected the shape of w, \(2, 3\)"),

@@ -213,7 +213,7 @@ def test_the_perturbed_argmax_has_another_law_on_trees(generator: torch.Generato
         (lambda: Gibbs(torch.zeros(4), polytopes.simplex(3)), r"\(3,\)"),
         (lambda: Gibbs(torch.full((3,), torch.nan), polytopes.simplex(3)), "nan"),
         (lambda: Gibbs(torch.zeros(3), polytopes.simplex(3), 0.0), "positive"),
-        (lambda: Gibbs(torch.zeros(3), polytopes.simplex), "family"),  # type: ignore[arg-type]
+        (lambda: Gibbs(torch.zeros(3), polytopes.simplex), "family"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: Gibbs(torch.zeros(3), polytopes.simplex(3)).log_prob(torch.full((3,), 1 / 3)), "support"),
         (lambda: Gibbs(torch.zeros(9, 9), polytopes.arborescence(9)).log_prob(torch.zeros(9, 9)), "support"),
         (lambda: Gibbs(torch.zeros(30), polytopes.k_subset(30, 15)).enumerate_support(), "cannot be enumerated"),

@@ -383,7 +383,7 @@ def test_every_gradient_reaches_every_subset() -> None:
                 assert parameter.grad is not None, (name, word, where)
                 assert parameter.grad.isfinite().all(), (name, word, where)
         scores_of = module.selector.pair if subset.has_pairs else module.selector.word
-        assert scores_of.weight.grad.any(), (name, word)  # type: ignore[union-attr]
+        assert scores_of.weight.grad.any(), (name, word)  # type: ignore[union-attr]  # None fails too
 
 
 def test_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -514,9 +514,3 @@ def test_published_results_are_complete() -> None:
         assert Config(**result["config"])
         assert result["history"][-1]["step"] == result["config"]["steps"]
     assert {result["config"]["subset"] for result in found} == {*SUBSETS}
-
-
-def test_the_table_of_the_readme_is_that_of_the_published_results() -> None:
-    readme = (Path(report.__file__).parent / "README.md").read_text()
-    (table,) = re.findall(r"<!-- table -->\n(.*?)\n<!-- end -->", readme, re.DOTALL)
-    assert table == report.TABLE.markdown(results([report.COMMITTED]))

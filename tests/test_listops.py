@@ -415,9 +415,3 @@ def test_published_results_are_complete() -> None:
         assert result["history"][-1]["step"] == result["config"]["steps"]
         assert result["config"]["edges"] in LABELS
         assert json.dumps(result["test"])
-
-
-def test_the_table_of_the_readme_is_that_of_the_published_results() -> None:
-    text = (report.COMMITTED.parent / "README.md").read_text()
-    table = text.partition("<!-- table -->\n")[2].partition("\n<!-- end -->")[0]
-    assert table == report.TABLE.markdown(results([report.COMMITTED]))

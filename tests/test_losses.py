@@ -306,7 +306,7 @@ P3, W3 = polytopes.simplex(3), torch.zeros(2, 3)
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: fenchel_young_loss(P3, W3, [1.0, 0, 0]), "z: expected a torch.Tensor"),  # type: ignore[arg-type]
+        (lambda: fenchel_young_loss(P3, W3, [1.0, 0, 0]), "z: expected a torch.Tensor"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: fenchel_young_loss(P3, W3, torch.ones(4)), r"z: the last dimensions .* \(3,\), got \(4,\)"),
         (lambda: fenchel_young_loss(P3, W3, torch.ones(3, 3) / 3), r"\(3,\) does not broadcast .* \(2,\)"),
         (lambda: fenchel_young_loss(P3, W3, torch.ones(3, requires_grad=True)), "detach"),

@@ -236,9 +236,9 @@ def test_an_oracle_may_write_into_its_utilities_and_reuse_its_memory(generator) 
 
 def test_arguments_that_cannot_work_are_told() -> None:
     with pytest.raises(ArgumentTypeError, match="oracle: expected a function"):
-        cvxsst.Polytope.from_oracle(3, 4)  # type: ignore[arg-type]
+        cvxsst.Polytope.from_oracle(3, 4)  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(ArgumentTypeError, match="shape: expected an int or a tuple of ints"):
-        cvxsst.Polytope.from_oracle(top_three, "8")  # type: ignore[arg-type]
+        cvxsst.Polytope.from_oracle(top_three, "8")  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(ValueError, match="at least 1"):
         cvxsst.Polytope.from_oracle(top_three, (0,))
 

@@ -7,6 +7,7 @@ import io
 import json
 import re
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -355,3 +356,16 @@ def test_a_metric_that_a_run_does_not_have_is_empty() -> None:
     assert SCORE.text({}) == ""
     assert SCORE.spread([{"test": {}}]) == ""
     assert "| round | 6 | 1 |  |" in TABLE.markdown([run_of(-1.0) | {"test": {}}])
+
+
+@pytest.mark.parametrize("experiment", ["connectome", "jigsaw", "l2x", "listops", "sorting"])
+def test_published_results_are_complete_and_in_the_table(experiment: str) -> None:
+    report = import_module(f"experiments.{experiment}.report")
+    found = results([report.COMMITTED])
+    assert found
+    for result in found:
+        assert import_module(f"experiments.{experiment}.config").Config(**result["config"])
+        assert result["history"][-1]["step"] == result["config"]["steps"]
+    readme = (report.COMMITTED.parent / "README.md").read_text()
+    table = readme.split("<!-- table -->\n")[1].split("\n<!-- end -->")[0]
+    assert table == report.TABLE.markdown(found)

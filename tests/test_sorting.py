@@ -17,8 +17,6 @@ from cvxsst import cli
 from experiments.runs import training
 from experiments.runs.gradients import GRADIENTS
 from experiments.runs.options import Launch
-from experiments.runs.tables import results
-from experiments.sorting import report
 from experiments.sorting.config import Config
 from experiments.sorting.data import LISTS, draw
 from experiments.sorting.model import Places, Ranks, judged, placed
@@ -150,14 +148,3 @@ def test_the_commands_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     tests = [json.loads(file.read_text())["test"] for file in sorted(Path("out/sorting").rglob("result.json"))]
     assert sorted(f"{test['tau']:.3f}" for test in tests) == sorted(line.split("|")[6].strip() for line in lines)
     assert Path("p/lists.png").stat().st_size > 5000
-
-
-def test_published_results_are_complete_and_in_the_table() -> None:
-    found = results([report.COMMITTED])
-    assert found
-    for result in found:
-        assert Config(**result["config"])
-        assert result["history"][-1]["step"] == result["config"]["steps"]
-    readme = (report.COMMITTED.parent / "README.md").read_text()
-    table = readme.split("<!-- table -->\n")[1].split("\n<!-- end -->")[0]
-    assert table == report.TABLE.markdown(found)
